@@ -1,0 +1,3 @@
+"""What a user fits: NumPyro models and scikit-learn estimators."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Which weights live: masks, criteria, schedules and the Optax hook."""
+
+__all__: list[str] = []
