@@ -16,11 +16,11 @@ def _invert_cdf(
 ) -> Int[Array, " n"]:
     """First index whose normalised cumulative weight exceeds each position in `[0, 1]`."""
     cumulative = jnp.cumsum(weights)
-    cumulative = cumulative / cumulative[-1]
-    # side="right" skips leading zero weights at u = 0; a position that rounds up to 1 would run off the end,
-    # so it is pulled just below 1, where the last particle of positive weight answers.
-    below_one = 1 - jnp.finfo(cumulative.dtype).epsneg
-    return jnp.searchsorted(cumulative, jnp.minimum(positions, below_one), side="right")
+    # side="right" skips leading zero weights at u = 0.
+    found = jnp.searchsorted(cumulative / cumulative[-1], positions, side="right")
+    # A position may round up to 1, and the last quotient down below it: the last particle of positive weight answers.
+    last = weights.shape[0] - 1 - jnp.argmax(weights[::-1] > 0)
+    return jnp.minimum(found, last)
 
 
 def multinomial(
