@@ -39,7 +39,7 @@ def resample(scheme, weights, uniforms):
 def test_no_particle_of_zero_weight_is_picked(scheme, weights, uniforms):
     ancestors = resample(scheme, weights, uniforms)
     assert ancestors.shape == (N,)
-    assert np.all((0 <= ancestors) & (ancestors < M))
+    assert np.all((ancestors >= 0) & (ancestors < M))
     assert np.all(np.asarray(weights)[ancestors] > 0)
 
 

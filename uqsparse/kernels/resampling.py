@@ -11,9 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def _invert_cdf(
-    weights: Float[Array, " m"], positions: Float[Array, " n"]
-) -> Int[Array, " n"]:
+def _invert_cdf(weights: Float[Array, " m"], positions: Float[Array, " n"]) -> Int[Array, " n"]:
     """First index whose normalised cumulative weight exceeds each position in `[0, 1]`."""
     cumulative = jnp.cumsum(weights)
     # side="right" skips leading zero weights at u = 0.
@@ -23,9 +21,7 @@ def _invert_cdf(
     return jnp.minimum(found, last)
 
 
-def multinomial(
-    weights: Float[Array, " m"], uniforms: Float[Array, " n"], n: int
-) -> Int[Array, " n"]:
+def multinomial(weights: Float[Array, " m"], uniforms: Float[Array, " n"], n: int) -> Int[Array, " n"]:
     """Draw `n` ancestors independently.
 
     Args:
@@ -45,9 +41,7 @@ def multinomial(
     return _invert_cdf(weights, uniforms)
 
 
-def stratified(
-    weights: Float[Array, " m"], uniforms: Float[Array, " n"], n: int
-) -> Int[Array, " n"]:
+def stratified(weights: Float[Array, " m"], uniforms: Float[Array, " n"], n: int) -> Int[Array, " n"]:
     """Draw one ancestor from each of `n` equal strata of the cumulative weight.
 
     Args:
@@ -67,9 +61,7 @@ def stratified(
     return _invert_cdf(weights, (jnp.arange(n) + uniforms) / n)
 
 
-def systematic(
-    weights: Float[Array, " m"], uniforms: Float[Array, ""], n: int
-) -> Int[Array, " n"]:
+def systematic(weights: Float[Array, " m"], uniforms: Float[Array, ""], n: int) -> Int[Array, " n"]:
     """Draw `n` ancestors at equally spaced positions with one common offset.
 
     Args:
@@ -90,9 +82,7 @@ def systematic(
     return _invert_cdf(weights, (jnp.arange(n) + uniforms) / n)
 
 
-def residual(
-    weights: Float[Array, " m"], uniforms: Float[Array, " n"], n: int
-) -> Int[Array, " n"]:
+def residual(weights: Float[Array, " m"], uniforms: Float[Array, " n"], n: int) -> Int[Array, " n"]:
     """Copy each particle `floor(n w_i)` times, then fill up by multinomial draws from what is left.
 
     Args:
@@ -170,4 +160,6 @@ def conditional_effective_sample_size(
 
 def _check(uniforms, shape: tuple[int, ...]) -> None:
     if jnp.shape(uniforms) != shape:
-        raise ValueError(f"uniforms has shape {jnp.shape(uniforms)}, this scheme with n ancestors wants {shape}")
+        raise ValueError(
+            f"uniforms has shape {jnp.shape(uniforms)}, this scheme with n ancestors wants {shape}"
+        )

@@ -1,0 +1,191 @@
+"""The report: `index.html`, one self-contained page, and `results.json`, everything as data."""
+
+import math
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from uqsparse.bench import formatting, plots
+from uqsparse.bench.results import EntryResult, RunResult, write_json
+from uqsparse.bench.scores import COLUMNS, HEADLINE, LEVEL, best_rows
+
+try:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+except ImportError as error:
+    raise ImportError("the report needs Jinja; pip install 'uqsparse[bench]'") from error
+
+
+class Drawn(NamedTuple):
+    """A plot with its caption; a wide one takes the whole width of the page."""
+
+    svg: Markup
+    caption: str
+    wide: bool = False
+
+
+def write_report(result: RunResult) -> None:
+    """Write both files of a run, at the paths that the result names.
+
+    Args:
+        result: a complete run.
+    """
+    write_json(
+        result.results,
+        {
+            **result.about,
+            "summary": formatting.summary(result),
+            "all_hold": result.all_hold,
+            "entries": [entry.to_json() for entry in result.entries],
+        },
+    )
+    draft = result.report.with_name(result.report.name + ".part")
+    draft.write_text(render(result), encoding="utf-8")
+    draft.replace(result.report)
+
+
+def render(result: RunResult) -> str:
+    """The report's page as text."""
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters.update(
+        number=formatting.number,
+        seconds=formatting.seconds,
+        times=formatting.times,
+        relation=formatting.RELATIONS.__getitem__,
+    )
+    environment.globals.update(
+        sign=formatting.SIGNS.__getitem__, words=formatting.status_words, count_words=formatting.count_words
+    )
+    template = environment.from_string(
+        files("uqsparse.bench").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    return template.render(
+        result=result,
+        about=result.about,
+        summary=formatting.summary(result),
+        tiles=_tiles(result),
+        claims=result.of_kind("claim"),
+        boards=[_board(task, rows) for task, rows in result.leaderboards().items()],
+        contests=result.of_kind("speed"),
+        ratio_plot=_ratio_plot(result.of_kind("speed")),
+        failures=[entry for entry in result.entries if entry.status == "failed"],
+        machines=_machines(result),
+        columns=COLUMNS,
+    )
+
+
+def _tiles(result: RunResult) -> list[tuple[str, int, str]]:
+    """The figures at the top: a tone, a count and its words."""
+    claims, contests = result.of_kind("claim"), result.of_kind("speed")
+    missed = sum(entry.status == "missed" for entry in claims)
+    slow = sum(entry.status == "missed" for entry in contests)
+    tiles = []
+    if claims:
+        tiles.append(("good", sum(entry.status == "holds" for entry in claims), "claims hold"))
+        tiles.append(("bad" if missed else "quiet", missed, "claims do not hold"))
+    if contests:
+        tiles.append(("good", sum(entry.status == "holds" for entry in contests), "speed bars reached"))
+        tiles.append(("bad" if slow else "quiet", slow, "speed bars missed"))
+    if result.of_kind("score"):
+        measured = sum(entry.status == "measured" for entry in result.of_kind("score"))
+        tiles.append(("good", measured, "leaderboard rows measured"))
+    failed = result.count("failed")
+    tiles.append(("bad" if failed else "quiet", failed, "entries failed"))
+    if result.count("not measured"):
+        tiles.append(("quiet", result.count("not measured"), "not measured here"))
+    return tiles
+
+
+def _board(task: str, rows: list[EntryResult]) -> dict[str, Any]:
+    kind = rows[0].details["kind"]
+    headline = HEADLINE[kind]
+    measured = [row for row in rows if row.status == "measured"]
+    cells = {}
+    for name, score in COLUMNS[kind].items():
+        values = [row.details["scores"][name] for row in measured]
+        best = best_rows(score, values)
+        cells[name] = [(text, place in best) for place, text in enumerate(formatting.column(values))]
+    errors = [formatting.number(row.details["errors"].get(headline), 2) for row in measured]
+    return {
+        "task": task,
+        "kind": kind,
+        "headline": headline,
+        "about": measured[0].details if measured else {},
+        "rows": [
+            {
+                "entry": row,
+                "cells": [(name, *cells[name][place]) for name in COLUMNS[kind]],
+                "error": errors[place],
+            }
+            for place, row in enumerate(measured)
+        ],
+        "others": [row for row in rows if row.status != "measured"],
+        "plots": _board_plots(task, kind, measured),
+    }
+
+
+def _drawn_bars(rows: list[EntryResult], kind: str, score: str, task: str) -> Drawn | None:
+    title = COLUMNS[kind][score].title
+    bars, left_out = [], []
+    for row in rows:
+        name, value = row.details["method"], row.details["scores"][score]
+        if value is not None and math.isfinite(value):
+            bars.append(plots.Bar(name, value, row.details["errors"].get(score)))
+        else:
+            left_out.append(name)
+    if not bars:
+        return None
+    svg = plots.bar_plot(
+        sorted(bars, key=lambda bar: bar.value), f"{title} (lower is better)", f"{task} {score}"
+    )
+    caption = f"{title}, with the standard error over test points"
+    if left_out:
+        caption += f"; without a finite value: {', '.join(left_out)}"
+    return Drawn(Markup(svg), caption)
+
+
+def _board_plots(task: str, kind: str, rows: list[EntryResult]) -> list[Drawn]:
+    if not rows:
+        return []
+    scores = ("crps",) if kind == "regression" else ("brier", "nll")
+    drawn = [one for score in scores if (one := _drawn_bars(rows, kind, score, task)) is not None]
+    if kind == "regression":
+        points = [
+            plots.Point(
+                row.details["method"], *(row.details["scores"][name] for name in ("width", "coverage"))
+            )
+            for row in rows
+        ]
+        svg = plots.coverage_plot(points, LEVEL, rows[0].details["n_test"], f"{task} coverage")
+        caption = "Coverage against width; a calibrated method lies in the band 95 times in 100"
+        return [*drawn, Drawn(Markup(svg), caption)]
+    bins = [plots.Bins(row.details["method"], **row.details["bins"]) for row in rows]
+    svg = plots.reliability_plot(bins, f"{task} reliability")
+    caption = "Reliability: how often the predicted class is right; areas are shares of the test points"
+    return [*drawn, Drawn(Markup(svg), caption, wide=True)]
+
+
+def _ratio_plot(contests: list[EntryResult]) -> Markup | None:
+    ratios = [
+        plots.Ratio(
+            entry.name,
+            entry.details["ratios"],
+            entry.details["ratio_low"],
+            entry.details["ratio"],
+            entry.details["ratio_high"],
+            entry.details["at_least"],
+        )
+        for entry in contests
+        if "ratio" in entry.details
+    ]
+    return Markup(plots.ratio_plot(ratios, "speed ratios")) if ratios else None
+
+
+def _machines(result: RunResult) -> list[dict[str, Any]]:
+    """The distinct machines that entries ran on."""
+    distinct: list[dict[str, Any]] = []
+    for entry in result.entries:
+        if entry.machine and entry.machine not in distinct:
+            distinct.append(entry.machine)
+    return distinct or [result.about["machine"]]

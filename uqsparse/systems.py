@@ -1,0 +1,67 @@
+"""The systems of the library: what each is for, where it lives and where it comes from."""
+
+from typing import NamedTuple
+
+
+class System(NamedTuple):
+    """One system.
+
+    Args:
+        name: what it is called.
+        room: the module or package that holds it.
+        purpose: what it is for, in one line.
+        source: authors, year and title of what it implements.
+    """
+
+    name: str
+    room: str
+    purpose: str
+    source: str
+
+
+SYSTEMS: tuple[System, ...] = (
+    System(
+        "Tempered SMC",
+        "uqsparse.inference.tempered_smc",
+        "Posterior draws and the evidence of a NumPyro model, several modes included",
+        "Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers; "
+        "Jasra, Stephens, Doucet & Tsagaris (2011), Inference for Lévy-driven stochastic volatility models "
+        "via adaptive SMC; Zhou, Johansen & Aston (2016), Toward automatic model comparison",
+    ),
+    System(
+        "Waste-free SMC",
+        "uqsparse.inference.tempered_smc",
+        "Keeps every state of every move: less noise for the same work where moves mix well",
+        "Dau & Chopin (2022), Waste-free sequential Monte Carlo",
+    ),
+    System(
+        "NUTS and HMC",
+        "uqsparse.inference.nuts",
+        "Posterior draws of a NumPyro model by NumPyro's own samplers, checked at the door, as ArviZ data",
+        "Hoffman & Gelman (2014), The No-U-Turn Sampler",
+    ),
+    System(
+        "Resampling kernels",
+        "uqsparse.kernels.resampling",
+        "Multinomial, stratified, systematic and residual resampling as functions of explicit uniforms",
+        "Douc, Cappé & Moulines (2005), Comparison of resampling schemes for particle filtering",
+    ),
+    System(
+        "Stein check",
+        "uqsparse.inference.diagnostics",
+        "Tells from gradients alone whether draws and a density belong together",
+        "Gorham & Mackey (2015), Measuring sample quality with Stein's method",
+    ),
+    System(
+        "Convergence diagnostics",
+        "uqsparse.inference.diagnostics",
+        "R-hat, effective sample sizes, divergences and E-BFMI, with warnings in plain sentences",
+        "Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and localization",
+    ),
+    System(
+        "UQ benchmarks",
+        "uqsparse.bench",
+        "Claims, leaderboards with proper scores, and speed ratios, measured and reported",
+        "Gneiting & Raftery (2007), Strictly proper scoring rules, prediction, and estimation",
+    ),
+)
