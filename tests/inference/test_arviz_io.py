@@ -181,9 +181,7 @@ def test_log_likelihood_is_per_site_and_per_observation(monkeypatch, batch_numbe
     found = dataset(data, "log_likelihood")
     assert set(found.data_vars) == {"y", "counts"}
     np.testing.assert_allclose(found["y"], mask * stats.norm.logpdf(Y, mu, 2.0), rtol=2e-6)
-    np.testing.assert_allclose(
-        found["counts"], stats.poisson.logpmf(COUNTS, np.exp(mu)), rtol=2e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(found["counts"], stats.poisson.logpmf(COUNTS, np.exp(mu)), rtol=2e-5, atol=1e-6)
     assert set(dataset(data, "observed_data").data_vars) == {"y", "counts"}
 
 

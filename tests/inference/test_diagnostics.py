@@ -165,9 +165,7 @@ class TestConvergence:
         report = convergence(posterior({"tau": x, "mu": GOOD}))
         assert not report.converged
         r_hat = rank_normalised_split_r_hat(x[..., 2])
-        expected = (
-            f"tau[2]: R-hat {r_hat:.3g} is above 1.01: the chains disagree; run longer or reparameterise"
-        )
+        expected = f"tau[2]: R-hat {r_hat:.3g} is above 1.01: the chains disagree; run longer or reparameterise"
         assert report.warnings[0] == f"{expected} (so for 2 entries of tau, this one the worst)."
         assert not any("mu" in text for text in report.warnings)
 
@@ -199,9 +197,7 @@ class TestConvergence:
 
     def test_slow_chains_have_too_few_effective_draws(self):
         report = convergence(posterior({"x": ar1(np.random.default_rng(9), 0.98, (4, 1000))}))
-        assert any(
-            "effective sample size" in text and "below 400 (100 a chain)" in text for text in report.warnings
-        )
+        assert any("effective sample size" in text and "below 400 (100 a chain)" in text for text in report.warnings)
 
     def test_divergences_energy_and_tree_depth(self):
         diverging = np.zeros((4, 500), dtype=bool)

@@ -79,14 +79,10 @@ def nothing_observed(y):
 
 
 def vector_events(y):
-    corner = numpyro.sample(
-        "corner", dist.MultivariateNormal(jnp.zeros(2), jnp.array([[2.0, 0.5], [0.5, 1.0]]))
-    )
+    corner = numpyro.sample("corner", dist.MultivariateNormal(jnp.zeros(2), jnp.array([[2.0, 0.5], [0.5, 1.0]])))
     ordered = numpyro.sample(
         "ordered",
-        dist.TransformedDistribution(
-            dist.Normal(jnp.zeros(2), 1).to_event(1), dist.transforms.OrderedTransform()
-        ),
+        dist.TransformedDistribution(dist.Normal(jnp.zeros(2), 1).to_event(1), dist.transforms.OrderedTransform()),
     )
     numpyro.sample("y", dist.Normal(corner[0] + ordered[1], 1.0), obs=y)
 
@@ -99,9 +95,7 @@ def site_dict(model, draws_of_prior):
     """Unconstrained prior draws of NumPyro's own, as a dict, made without our code."""
     trace = handlers.trace(handlers.seed(model, draws_of_prior)).get_trace(Y)
     values = {
-        name: site["value"]
-        for name, site in trace.items()
-        if site["type"] == "sample" and not site["is_observed"]
+        name: site["value"] for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]
     }
     return unconstrain_fn(handlers.seed(model, draws_of_prior), (Y,), {}, values)
 

@@ -57,9 +57,7 @@ SKEWED_EVIDENCE = integrate.quad(lambda u: stats.cauchy.pdf(u) * stats.norm.pdf(
 def test_evidence_and_posterior_of_a_conjugate_regression(diabetes, move, n_moves):
     """S1. The key is fixed, so the outcome is too; on fresh keys the bounds lie about 4 standard errors out."""
     target, log_evidence, mean, sd = diabetes
-    result = tempered_smc(
-        jax.random.key(1), target, n_particles=2000, move=move, n_moves=n_moves, n_replicates=20
-    )
+    result = tempered_smc(jax.random.key(1), target, n_particles=2000, move=move, n_moves=n_moves, n_replicates=20)
     errors = result.log_evidence_replicates - log_evidence
     assert abs(errors.mean()) <= 0.1
     assert errors.std(ddof=1) <= 0.3
@@ -112,9 +110,7 @@ def test_frozen_ladder_gives_unbiased_evidence():
     target = skewed_target()
     pilot = tempered_smc(jax.random.key(0), target, n_particles=2000)
     ladder = freeze_ladder(pilot)
-    result = tempered_smc(
-        jax.random.key(1), target, n_particles=50, n_moves=2, ladder=ladder, n_replicates=200
-    )
+    result = tempered_smc(jax.random.key(1), target, n_particles=50, n_moves=2, ladder=ladder, n_replicates=200)
     ratio = np.exp(result.log_evidence_replicates) / SKEWED_EVIDENCE
     assert abs(ratio.mean() - 1) < 4.5 * ratio.std() / np.sqrt(200)
     np.testing.assert_array_equal(result.temperatures, np.tile(ladder.temperatures, (200, 1)))
@@ -210,9 +206,7 @@ def test_warnings_and_non_convergence():
         freeze_ladder(result)
 
     def wide(y):
-        numpyro.sample(
-            "y", dist.Normal(numpyro.sample("x", dist.Normal(0, 1).expand([30]).to_event(1)), 1), obs=y
-        )
+        numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal(0, 1).expand([30]).to_event(1)), 1), obs=y)
 
     with pytest.warns(UserWarning, match="too few for a covariance"):
         tempered_smc(jax.random.key(0), TemperedTarget.from_numpyro(wide, np.zeros(30)), n_particles=100)

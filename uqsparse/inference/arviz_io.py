@@ -227,8 +227,7 @@ def _check_shapes(arrays: Mapping[str, Mapping[str, np.ndarray]]) -> None:
             expected = value.shape[:2] if expected is None else expected
             if value.ndim < 2 or value.shape[:2] != expected:
                 raise ValueError(
-                    f"{group}[{name!r}] has shape {value.shape}; "
-                    f"its first two axes must be (chain, draw) = {expected}"
+                    f"{group}[{name!r}] has shape {value.shape}; its first two axes must be (chain, draw) = {expected}"
                 )
 
 

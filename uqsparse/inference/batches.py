@@ -33,7 +33,5 @@ def in_batches(
     # The last batch is filled up with copies of the last particle, whose results are dropped again.
     rows = jnp.minimum(jnp.arange(n_batches * size), n - 1).reshape(n_batches, size)
     batches = jax.tree.map(lambda x: x[rows], population)
-    results, summaries = jax.lax.map(
-        lambda args: function(*args), (jax.random.split(key, n_batches), batches)
-    )
+    results, summaries = jax.lax.map(lambda args: function(*args), (jax.random.split(key, n_batches), batches))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], results), summaries

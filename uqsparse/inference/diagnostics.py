@@ -74,9 +74,7 @@ def stein_check(target: Any, draws: Float[ArrayLike, "*chain n d"]) -> SteinChec
     """
     log_density = getattr(target, "log_density", target)
     if not callable(log_density):
-        raise TypeError(
-            f"target must be a log density or have a method log_density, got {type(target).__name__}"
-        )
+        raise TypeError(f"target must be a log density or have a method log_density, got {type(target).__name__}")
     u = np.asarray(draws, dtype=np.float64)
     if u.ndim not in (2, 3) or u.shape[-1] < 1:
         raise ValueError(f"draws must have shape (n, d) or (chain, n, d), got {u.shape}")
@@ -209,9 +207,7 @@ def convergence(data: Any, interval: float = 0.94) -> Convergence:
     for variable in posterior.data_vars:
         draws = np.asarray(posterior[variable].transpose("chain", "draw", ...).values, dtype=np.float64)
         if not np.isfinite(draws).all():
-            warnings.append(
-                f"{variable}: {int((~np.isfinite(draws)).sum())} of its draws are NaN or infinite."
-            )
+            warnings.append(f"{variable}: {int((~np.isfinite(draws)).sum())} of its draws are NaN or infinite.")
             continue
         if np.ptp(draws) == 0 and variable not in constants:
             warnings.append(f"{variable}: all draws are the same: the sampler never moved it.")
@@ -221,9 +217,7 @@ def convergence(data: Any, interval: float = 0.94) -> Convergence:
     n_divergent, e_bfmi, sampler_warnings, notes = _sampler_report(data, run)
     evidence = (float(run["log_evidence"]), float(run["log_evidence_se"])) if "log_evidence" in run else None
     if not int(run.get("converged", 1)):
-        warnings.append(
-            "The run stopped before temperature 1: its particles are not draws from the posterior."
-        )
+        warnings.append("The run stopped before temperature 1: its particles are not draws from the posterior.")
     return Convergence(
         scalars=tuple(scalars),
         interval=interval,

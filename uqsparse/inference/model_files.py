@@ -39,27 +39,19 @@ def load_model(spec: str) -> Callable:
     except Exception as error:
         line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
         at = f" (line {line})" if line else ""
-        raise ValueError(
-            f"model file {file!r} cannot be imported{at}: {type(error).__name__}: {error}"
-        ) from error
+        raise ValueError(f"model file {file!r} cannot be imported{at}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
     model = getattr(module, name, None)
     if model is None:
-        functions = [
-            n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__
-        ]
-        raise ValueError(
-            f"model file {file!r} has no {name!r}; it defines {', '.join(functions) or 'no functions'}"
-        )
+        functions = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
+        raise ValueError(f"model file {file!r} has no {name!r}; it defines {', '.join(functions) or 'no functions'}")
     if not callable(model):
         raise ValueError(f"{name!r} in model file {file!r} is a {type(model).__name__}, not a function")
     return model
 
 
-def bind_data(
-    model: Callable, data: Mapping[str, Any], source: str = "data"
-) -> tuple[Callable, dict[str, Any]]:
+def bind_data(model: Callable, data: Mapping[str, Any], source: str = "data") -> tuple[Callable, dict[str, Any]]:
     """Give each named entry to the model: as the parameter of that name, or else as the value of that sample
     site.
 
@@ -92,9 +84,7 @@ def bind_data(
     for name, value in conditions.items():
         latent = (*sites.latent, *sites.discrete)
         if name not in latent:
-            listed = (
-                f"parameters: {', '.join(accepted) or 'none'}; latent sites: {', '.join(latent) or 'none'}"
-            )
+            listed = f"parameters: {', '.join(accepted) or 'none'}; latent sites: {', '.join(latent) or 'none'}"
             raise ValueError(
                 f"entry {name!r} of {source} is neither a parameter nor a latent site of model "
                 f"{model_name(model)!r} ({listed})"

@@ -60,9 +60,7 @@ def trace_model(model: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> d
         ) from error
 
 
-def inspect_model(
-    model: Callable, args: Sequence = (), kwargs: Mapping[str, Any] | None = None
-) -> ModelSites:
+def inspect_model(model: Callable, args: Sequence = (), kwargs: Mapping[str, Any] | None = None) -> ModelSites:
     """Run a NumPyro model once and list its sites.
 
     Args:
@@ -112,9 +110,7 @@ def inspect_model(
     )
 
 
-def _require_fitting_shape(
-    model: Callable, name: str, value: tuple[int, ...], expected: tuple[int, ...]
-) -> None:
+def _require_fitting_shape(model: Callable, name: str, value: tuple[int, ...], expected: tuple[int, ...]) -> None:
     try:
         np.broadcast_shapes(value, expected)
     except ValueError:
@@ -132,9 +128,7 @@ def is_factor(site: Mapping[str, Any]) -> bool:
     return isinstance(fn, dist.Unit)
 
 
-def require_finite_data(
-    model: Callable, args: Sequence = (), kwargs: Mapping[str, Any] | None = None
-) -> None:
+def require_finite_data(model: Callable, args: Sequence = (), kwargs: Mapping[str, Any] | None = None) -> None:
     """Refuse model arguments that hold NaN or infinite numbers.
 
     Args:
@@ -148,9 +142,7 @@ def require_finite_data(
     """
     for name, value in named_arguments(model, args, kwargs or {}).items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-            _require_finite(
-                f"argument {name + jax.tree_util.keystr(path)!r} of model {model_name(model)!r}", leaf
-            )
+            _require_finite(f"argument {name + jax.tree_util.keystr(path)!r} of model {model_name(model)!r}", leaf)
 
 
 def require_finite_observations(model: Callable, observed: Mapping[str, np.ndarray]) -> None:
@@ -164,9 +156,7 @@ def require_finite_observations(model: Callable, observed: Mapping[str, np.ndarr
         _require_finite(f"observed site {name!r} of model {model_name(model)!r}", value)
 
 
-def unwrap(
-    model: Callable, args: Sequence, kwargs: Mapping[str, Any]
-) -> tuple[Callable, Sequence, Mapping[str, Any]]:
+def unwrap(model: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> tuple[Callable, Sequence, Mapping[str, Any]]:
     """Take a model out of `functools.partial` and NumPyro's handlers, with the arguments bound there."""
     while True:
         if isinstance(model, functools.partial):
@@ -192,9 +182,7 @@ def named_arguments(model: Callable, args: Sequence, kwargs: Mapping[str, Any]) 
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise TypeError(
-            f"model {model_name(model)!r} cannot be called with these arguments: {error}"
-        ) from None
+        raise TypeError(f"model {model_name(model)!r} cannot be called with these arguments: {error}") from None
     named: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         kind = signature.parameters[name].kind

@@ -1,14 +1,15 @@
 """Moves: Markov steps that leave a density invariant, made for a whole population at once.
 
-A move is a small frozen record of choices with four functions, and all its state is explicit:
+A move is a small frozen record of choices with a few functions, and all its state is explicit:
 
 - `start(position, log_density, known)` returns the `MoveState` of a population, evaluating what `known` leaves open;
 - `step(key, state, log_density, params)` moves every particle once and returns the new state and the mean acceptance;
-- `fit(position, weights, params)` reads location and spread of the target off weighted particles;
 - `tune(params, acceptance)` moves the step size toward the acceptance the move works best at.
 
+`fit_params(params, position, weights)` reads location and spread of the target off weighted particles, for any move.
+
 `log_density` maps positions (n, d) to a pair: values (n,) and a pytree of per-particle extras (leading axis n) that
-travels with the particle. `fit` and `tune` are adaptation: call them between sweeps, never inside one, since a step
+travels with the particle. Fitting and tuning are adaptation: call them between sweeps, never inside one, since a step
 that reads its own population's acceptance does not leave the target invariant.
 """
 
@@ -41,7 +42,7 @@ class MoveParams(NamedTuple):
 
 
 class MoveState(NamedTuple):
-    """A population under a density: positions (n, d), log densities (n,), extras, and gradients (n, d) if needed."""
+    """A population under a density: positions (n, d), log densities (n,), extras, and gradients (n, d) or ()."""
 
     position: Float[Array, "n d"]
     log_density: Float[Array, " n"]
@@ -117,13 +118,13 @@ class RandomWalk(eqx.Module):
         return math.log(2.38 / math.sqrt(dim))
 
     def start(self, position, log_density, known=None):
-        return MoveState(position, *(known or log_density(position)), ())
+        return _evaluated(position, log_density, known)
 
     def step(self, key, state, log_density, params):
         key_proposal, key_accept = jax.random.split(key)
         noise = jax.random.normal(key_proposal, state.position.shape, state.position.dtype)
         proposal = state.position + jnp.exp(params.log_scale) * _spread(params.spread, noise)
-        proposed = MoveState(proposal, *log_density(proposal), ())
+        proposed = _evaluated(proposal, log_density)
         return _accept(key_accept, state, proposed, proposed.log_density - state.log_density)
 
     def tune(self, params, acceptance):
@@ -154,7 +155,7 @@ class IndependentProposal(eqx.Module):
         return 0.5 * math.log(self.inflation)
 
     def start(self, position, log_density, known=None):
-        return MoveState(position, *(known or log_density(position)), ())
+        return _evaluated(position, log_density, known)
 
     def step(self, key, state, log_density, params):
         key_proposal, key_mix, key_accept = jax.random.split(key, 3)
@@ -166,11 +167,9 @@ class IndependentProposal(eqx.Module):
             mixing = jax.random.gamma(key_mix, half, (n, 1), state.position.dtype) / half
             noise = noise / jnp.sqrt(mixing)
         proposal = params.mean + scale * _spread(params.spread, noise)
-        proposed = MoveState(proposal, *log_density(proposal), ())
+        proposed = _evaluated(proposal, log_density)
         current = unspread(params.spread, state.position - params.mean) / scale
-        log_ratio = (
-            proposed.log_density - state.log_density + self._log_kernel(current) - self._log_kernel(noise)
-        )
+        log_ratio = proposed.log_density - state.log_density + self._log_kernel(current) - self._log_kernel(noise)
         return _accept(key_accept, state, proposed, log_ratio)
 
     def _log_kernel(self, whitened):
@@ -258,6 +257,12 @@ class HMC(eqx.Module):
         tuned = _rescale(params, acceptance, self.target_acceptance, power=0.5, most=2.0)
         # A step longer than the longest trajectory is never taken, so its acceptance would say nothing.
         return tuned._replace(log_scale=jnp.minimum(tuned.log_scale, math.log(1.5 * self.trajectory)))
+
+
+def _evaluated(position, log_density: LogDensity, known: Known | None = None) -> MoveState:
+    """State of a population under a density, for moves without gradients."""
+    values, extras = log_density(position) if known is None else known
+    return MoveState(position, values, extras, ())
 
 
 def _accept(key, state: MoveState, proposed: MoveState, log_ratio) -> tuple[MoveState, MoveInfo]:

@@ -259,9 +259,7 @@ def _sample(
         "algorithm": name.upper(),
         "key": _key_data(key).tolist(),
         "n_divergent": int(stats["diverging"].sum()),
-        **{
-            option: value for option, value in options.items() if option not in ("log_likelihood", "progress")
-        },
+        **{option: value for option, value in options.items() if option not in ("log_likelihood", "progress")},
     }
     attributes["seconds"] = time.perf_counter() - start
     return posterior_to_arviz(

@@ -86,9 +86,7 @@ class SMCResult:
     def samples(self) -> dict[str, np.ndarray]:
         """The draws by site name, in the space of the model, deterministic sites included; leading axis R n."""
         with jax.enable_x64(True):
-            return jax.device_get(
-                retry_after_precision_clash(lambda: _constrain(self.target, self.particles))
-            )
+            return jax.device_get(retry_after_precision_clash(lambda: _constrain(self.target, self.particles)))
 
     def to_arviz(self) -> Any:
         """ArviZ data with the replicates as chains and the evidence in the attributes.

@@ -64,9 +64,7 @@ class TemperedTarget(eqx.Module):
         self.dim = int(dim)
 
     @classmethod
-    def from_numpyro(
-        cls, model: Callable, *args, reference: Reference | None = None, **kwargs
-    ) -> "TemperedTarget":
+    def from_numpyro(cls, model: Callable, *args, reference: Reference | None = None, **kwargs) -> "TemperedTarget":
         """Split a NumPyro model, called as `model(*args, **kwargs)`, into prior and likelihood.
 
         Observed sites and `numpyro.factor` form the likelihood; everything else is the prior. Arrays among the
@@ -176,9 +174,7 @@ class _Model(eqx.Module):
     def __init__(self, model, args, kwargs, reference):
         leaves, structure = jax.tree.flatten((args, kwargs))
         self.arrays = [leaf if eqx.is_array_like(leaf) and np.ndim(leaf) else None for leaf in leaves]
-        rest = tuple(
-            None if array is not None else leaf for array, leaf in zip(self.arrays, leaves, strict=True)
-        )
+        rest = tuple(None if array is not None else leaf for array, leaf in zip(self.arrays, leaves, strict=True))
         self.static = (structure, rest)
         self.model = model
         self.reference = reference
@@ -189,9 +185,7 @@ class _Model(eqx.Module):
     def arguments(self) -> tuple[tuple, dict]:
         structure, rest = self.static
         leaves = [s if a is None else a for a, s in zip(self.arrays, rest, strict=True)]
-        return jax.tree.unflatten(
-            structure, [jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in leaves]
-        )
+        return jax.tree.unflatten(structure, [jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in leaves])
 
     @property
     def dim(self) -> int:
@@ -209,9 +203,7 @@ class _Model(eqx.Module):
         """Log density of every site at u, log-determinants as sites of their own, and which sites are observed."""
         args, kwargs = self.arguments()
         # NumPyro's own substitution rebuilds each transform from the parents' values at u, inside plates and scans.
-        unconstrained = handlers.substitute(
-            self.model, substitute_fn=partial(_unconstrain_reparam, self._unravel(u))
-        )
+        unconstrained = handlers.substitute(self.model, substitute_fn=partial(_unconstrain_reparam, self._unravel(u)))
         # No latent site is left to draw; the seed serves models that ask for a key themselves.
         seeded = handlers.seed(unconstrained, jax.random.key(0))
         log_probs, trace = compute_log_probs(seeded, args, kwargs, {})
@@ -242,9 +234,7 @@ class _Model(eqx.Module):
 
     def constrain(self, u):
         args, kwargs = self.arguments()
-        unconstrained = handlers.substitute(
-            self.model, substitute_fn=partial(_unconstrain_reparam, self._unravel(u))
-        )
+        unconstrained = handlers.substitute(self.model, substitute_fn=partial(_unconstrain_reparam, self._unravel(u)))
         trace = handlers.trace(handlers.seed(unconstrained, jax.random.key(0))).get_trace(*args, **kwargs)
         names = [site.name for site in self.sites]
         names += [name for name, site in trace.items() if site["type"] == "deterministic"]
@@ -269,9 +259,7 @@ def _latent_sites(trace: dict[str, Any], has_reference: bool) -> tuple[_Site, ..
             continue
         fn = site["fn"]
         if fn.support.is_discrete:
-            raise ValueError(
-                f"latent site {name!r} is discrete ({type(fn).__name__}): sum it out of the model"
-            )
+            raise ValueError(f"latent site {name!r} is discrete ({type(fn).__name__}): sum it out of the model")
         if not has_reference:
             _refuse_unnormalised(name, site)
         unconstrained = jnp.shape(biject_to(fn.support).inv(site["value"]))
@@ -306,6 +294,4 @@ def _refuse_other_types(model: Callable, args: tuple, kwargs: dict) -> None:
         for leaf in jax.tree.leaves(value):
             plain = isinstance(leaf, str | bool | int | float | complex) or callable(leaf)
             if not plain and (hasattr(leaf, "to_numpy") or not eqx.is_array_like(leaf)):
-                raise TypeError(
-                    f"argument {name!r} holds a {type(leaf).__name__}; pass arrays or plain Python values"
-                )
+                raise TypeError(f"argument {name!r} holds a {type(leaf).__name__}; pass arrays or plain Python values")

@@ -14,7 +14,7 @@ model comparison (conditional ESS); Dau & Chopin (2022), Waste-free sequential M
 
 import math
 import warnings
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -24,14 +24,15 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from uqsparse.inference.batches import in_batches
-from uqsparse.inference.moves import Move, MoveInfo, MoveParams, MoveState, RandomWalk, fit_params, unspread
+from uqsparse.inference.moves import Move, MoveParams, RandomWalk, fit_params
 from uqsparse.inference.precision import retry_after_precision_clash
 from uqsparse.inference.smc_progress import advance_bar, progress_bar
 from uqsparse.inference.smc_result import FrozenLadder, SMCResult, collect_result
-from uqsparse.inference.targets import TemperedTarget, temper
+from uqsparse.inference.smc_settings import Moves, Schedule, Settings, check_ladder, check_settings, typed
+from uqsparse.inference.smc_sweep import Particles, sweep
+from uqsparse.inference.targets import TemperedTarget
 from uqsparse.kernels import conditional_effective_sample_size, effective_sample_size, systematic
 
-Moves = int | Literal["acceptance", "displacement"]
 FIRST_MOVES = 10  # of the "acceptance" rule, before any acceptance is known
 
 
@@ -97,9 +98,9 @@ def tempered_smc(
     >>> abs(result.log_evidence - float(norm.logpdf(1.0, 0.0, 2**0.5))) < 0.2
     True
     """
-    key = _typed(key)
+    key = typed(key)
     frozen = ladder if isinstance(ladder, FrozenLadder) else None
-    settings = _Settings(
+    settings = Settings(
         n_particles,
         n_moves,
         waste_free,
@@ -109,7 +110,7 @@ def tempered_smc(
         progress,
         spread_is_full=True,
     )
-    _check_settings(settings, ess_fraction, n_replicates)
+    check_settings(settings, ess_fraction, n_replicates)
     dim = target.dim
     if n_particles < 5 * dim:
         settings = settings._replace(spread_is_full=False)
@@ -118,49 +119,22 @@ def tempered_smc(
             f"deviations only (a full covariance wants at least {5 * dim})",
             stacklevel=2,
         )
-    temperatures = None if ladder is None else _check_ladder(frozen.temperatures if frozen else ladder)
+    temperatures = None if ladder is None else check_ladder(frozen.temperatures if frozen else ladder)
     if temperatures is not None:
         settings = settings._replace(max_temperatures=len(temperatures))
     if frozen is not None:
         frozen.check_fits(dim, settings.spread_is_full)
 
     with jax.enable_x64(True), progress_bar(progress, n_replicates):
-        schedule = _Schedule(np.float64(ess_fraction), temperatures, frozen)
+        schedule = Schedule(
+            jnp.asarray(ess_fraction), None if temperatures is None else jnp.asarray(temperatures), frozen
+        )
         keys = jax.random.split(key, n_replicates)
         history = jax.device_get(
             retry_after_precision_clash(lambda: _run_replicates(keys, target, move, schedule, settings))
         )
         _raise_on_failure(history, target)
     return collect_result(history, target)
-
-
-class _Settings(NamedTuple):
-    """Static choices: a change recompiles."""
-
-    n_particles: int
-    n_moves: Moves
-    waste_free: bool
-    max_moves: int
-    max_temperatures: int
-    batch_size: int
-    progress: bool
-    spread_is_full: bool
-
-
-class _Schedule(eqx.Module):
-    """Where the temperatures and the moves' parameters come from."""
-
-    ess_fraction: Float[Array, ""]
-    temperatures: Float[Array, " steps"] | None
-    frozen: FrozenLadder | None
-
-
-class Particles(NamedTuple):
-    """An equally weighted population: positions (n, d) with their log prior (n,) and log likelihood (n,)."""
-
-    position: Float[Array, "n d"]
-    log_prior: Float[Array, " n"]
-    log_likelihood: Float[Array, " n"]
 
 
 class Round(NamedTuple):
@@ -201,11 +175,14 @@ class Genealogy(NamedTuple):
 
 @eqx.filter_jit
 def _run_replicates(keys, target, move, schedule, settings) -> State:
-    run = lambda args: _run(*args, target, move, schedule, settings)  # noqa: E731
+    def run(key_and_index):
+        key, replicate = key_and_index
+        return _run(key, replicate, target, move, schedule, settings)
+
     return jax.lax.map(run, (keys, jnp.arange(keys.shape[0])))
 
 
-def _run(key, replicate, target, move, schedule: _Schedule, settings: _Settings) -> State:
+def _run(key, replicate, target, move, schedule: Schedule, settings: Settings) -> State:
     """One run from prior to posterior."""
 
     def is_running(state: State):
@@ -217,30 +194,27 @@ def _run(key, replicate, target, move, schedule: _Schedule, settings: _Settings)
         particles, i = state.particles, state.n_rounds
 
         temperature = _next_temperature(state.temperature, particles.log_likelihood, schedule, i)
-        log_weights = (temperature - state.temperature) * particles.log_likelihood - math.log(
-            settings.n_particles
-        )
+        log_weights = (temperature - state.temperature) * particles.log_likelihood - math.log(settings.n_particles)
         log_increment = logsumexp(log_weights)
         weights = jnp.exp(log_weights - log_increment)
         variance = _evidence_variance(weights, state, settings)
 
         params = _params(state.params, particles.position, weights, schedule, i)
-        n_chains = settings.n_particles // settings.n_moves if settings.waste_free else settings.n_particles
-        ancestors = systematic(weights, jax.random.uniform(key_resample, ()), n_chains)
+        ancestors = systematic(weights, jax.random.uniform(key_resample, ()), settings.n_chains)
         chosen = jax.tree.map(lambda x: x[ancestors], particles)
 
         n_moves = _n_moves(state.acceptance, schedule, settings, i)
-        moved, sweep = _sweep(key_move, chosen, target, temperature, move, params, n_moves, settings)
+        moved, did = sweep(key_move, chosen, target, temperature, move, params, n_moves, settings)
         if settings.progress:
             jax.debug.callback(advance_bar, replicate, temperature)
 
-        done = Round(
+        row = Round(
             temperature=temperature,
             ess=effective_sample_size(weights),
-            acceptance=sweep.acceptance,
-            n_moves=sweep.n_moves,
+            acceptance=did.acceptance,
+            n_moves=did.n_moves,
             n_unique=1 + jnp.sum(ancestors[1:] != ancestors[:-1]),  # systematic ancestors come in order
-            jump=sweep.jump,
+            jump=did.jump,
             params=params,
         )
         return State(
@@ -250,25 +224,28 @@ def _run(key, replicate, target, move, schedule: _Schedule, settings: _Settings)
             log_evidence=state.log_evidence + log_increment,
             variance=variance,
             genealogy=_descend(state.genealogy, weights, ancestors, settings),
-            params=move.tune(params, sweep.acceptance),
-            acceptance=sweep.acceptance,
+            params=move.tune(params, did.acceptance),
+            acceptance=did.acceptance,
             n_rounds=i + 1,
-            history=jax.tree.map(lambda rows, row: rows.at[i].set(row), state.history, done),
-            has_nan=sweep.has_nan,
-            nan_at=sweep.nan_at,
+            history=jax.tree.map(lambda rows, new: rows.at[i].set(new), state.history, row),
+            has_nan=did.has_nan,
+            nan_at=did.nan_at,
         )
 
     return jax.lax.while_loop(is_running, one_round, _start(key, target, move, settings))
 
 
-def _start(key, target: TemperedTarget, move: Move, settings: _Settings) -> State:
+def _start(key, target: TemperedTarget, move: Move, settings: Settings) -> State:
     """Draw the population from the prior and evaluate it."""
     key, key_prior, key_batch = jax.random.split(key, 3)
     n, dim = settings.n_particles, target.dim
     position = jnp.asarray(target.sample_prior(key_prior, n), float)
     if position.shape != (n, dim):
         raise ValueError(f"sample_prior returned shape {position.shape}, expected {(n, dim)}")
-    evaluate = lambda _, u: (jax.vmap(target.split)(u), ())  # noqa: E731
+
+    def evaluate(_, u):
+        return jax.vmap(target.split)(u), ()
+
     (log_prior, log_likelihood), _ = in_batches(evaluate, key_batch, position, settings.batch_size)
     bad = jnp.isnan(log_prior + log_likelihood) | (log_likelihood == jnp.inf)
     zero = jnp.zeros(())
@@ -294,7 +271,7 @@ def _start(key, target: TemperedTarget, move: Move, settings: _Settings) -> Stat
     )
 
 
-def _next_temperature(temperature, log_likelihood, schedule: _Schedule, i):
+def _next_temperature(temperature, log_likelihood, schedule: Schedule, i):
     if schedule.temperatures is not None:
         return schedule.temperatures[i]
     equal = jnp.ones_like(log_likelihood)
@@ -317,106 +294,23 @@ def _next_temperature(temperature, log_likelihood, schedule: _Schedule, i):
     return jnp.where(reached > 1 - 1e-12, 1.0, reached)
 
 
-def _params(params: MoveParams, position, weights, schedule: _Schedule, i) -> MoveParams:
+def _params(params: MoveParams, position, weights, schedule: Schedule, i) -> MoveParams:
     if schedule.frozen is not None:
         return jax.tree.map(lambda x: x[i], schedule.frozen.params)
     return fit_params(params, position, weights)
 
 
-def _n_moves(acceptance, schedule: _Schedule, settings: _Settings, i):
+def _n_moves(acceptance, schedule: Schedule, settings: Settings, i):
     """Steps of the coming sweep, from what is known before it starts."""
     if schedule.frozen is not None:
         return schedule.frozen.n_moves[i]
     if settings.n_moves == "acceptance":
         needed = jnp.ceil(math.log(0.01) / jnp.log1p(-jnp.clip(acceptance, 1e-9, 1 - 1e-9)))
-        return jnp.clip(jnp.where(jnp.isnan(acceptance), FIRST_MOVES, needed), 1, settings.max_moves).astype(
-            int
-        )
+        return jnp.clip(jnp.where(jnp.isnan(acceptance), FIRST_MOVES, needed), 1, settings.max_moves).astype(int)
     return jnp.asarray(settings.max_moves if settings.n_moves == "displacement" else settings.n_moves)
 
 
-class Sweep(NamedTuple):
-    """Summary of a sweep."""
-
-    acceptance: Float[Array, ""]
-    n_moves: Array
-    jump: Float[Array, ""]
-    has_nan: Array
-    nan_at: Float[Array, " d"]
-
-
-def _sweep(key, chosen: Particles, target, temperature, move: Move, params, n_moves, settings: _Settings):
-    """Move every chosen particle; return the next population and what the sweep did."""
-
-    def log_density(u):
-        log_prior, log_likelihood = jax.vmap(target.split)(u)
-        return temper(log_prior, log_likelihood, temperature), (log_prior, log_likelihood)
-
-    def start(_, chosen: Particles):
-        known = (
-            temper(chosen.log_prior, chosen.log_likelihood, temperature),
-            (chosen.log_prior, chosen.log_likelihood),
-        )
-        return move.start(chosen.position, log_density, known), ()
-
-    def step(key, state: MoveState) -> tuple[MoveState, MoveInfo]:
-        state, infos = in_batches(
-            lambda key, batch: move.step(key, batch, log_density, params), key, state, settings.batch_size
-        )
-        worst = jnp.argmax(infos.has_nan)
-        return state, MoveInfo(jnp.mean(infos.acceptance), infos.has_nan[worst], infos.nan_at[worst])
-
-    def distance(position):
-        """Mean squared Mahalanobis distance from the start, in the coordinates of the moves."""
-        return jnp.mean(jnp.sum(unspread(params.spread, position - chosen.position) ** 2, axis=-1))
-
-    key, key_start = jax.random.split(key)
-    state, _ = in_batches(start, key_start, chosen, settings.batch_size)
-
-    if settings.waste_free:
-        first = Particles(state.position, *state.extras)
-
-        def link(state, key):
-            state, info = step(key, state)
-            return state, (Particles(state.position, *state.extras), info)
-
-        state, (links, infos) = jax.lax.scan(link, state, jax.random.split(key, settings.n_moves - 1))
-        population = jax.tree.map(
-            lambda a, b: jnp.concatenate([a[None], b]).reshape(-1, *a.shape[1:]), first, links
-        )
-        worst = jnp.argmax(infos.has_nan)
-        return population, Sweep(
-            jnp.mean(infos.acceptance),
-            n_moves,
-            distance(state.position),
-            infos.has_nan[worst],
-            infos.nan_at[worst],
-        )
-
-    def goes_on(carry):
-        _, sweep, previous = carry
-        ok = (sweep.n_moves < n_moves) & ~sweep.has_nan
-        if settings.n_moves == "displacement":
-            # Compared on the root mean square distance; the first step has nothing to be compared with.
-            ok &= (sweep.n_moves < 2) | (sweep.jump > 1.05**2 * previous)
-        return ok
-
-    def one_step(carry):
-        state, sweep, _ = carry
-        state, info = step(jax.random.fold_in(key, sweep.n_moves), state)
-        # Distances cost a triangular solve, so the fixed rules compute only the last one, below.
-        jump = distance(state.position) if settings.n_moves == "displacement" else sweep.jump
-        done = Sweep(sweep.acceptance + info.acceptance, sweep.n_moves + 1, jump, info.has_nan, info.nan_at)
-        return state, done, sweep.jump
-
-    zero = jnp.zeros(())
-    nothing = Sweep(zero, jnp.zeros((), int), zero, jnp.asarray(False), jnp.zeros_like(params.mean))
-    state, sweep, _ = jax.lax.while_loop(goes_on, one_step, (state, nothing, zero))
-    sweep = sweep._replace(acceptance=sweep.acceptance / sweep.n_moves, jump=distance(state.position))
-    return Particles(state.position, *state.extras), sweep
-
-
-def _descend(genealogy: Genealogy, weights, ancestors, settings: _Settings) -> Genealogy:
+def _descend(genealogy: Genealogy, weights, ancestors, settings: Settings) -> Genealogy:
     """Pass the roots on, and add the variance that systematic resampling puts into the offspring counts."""
     if settings.waste_free:
         return genealogy  # its variance comes from the chains
@@ -426,7 +320,7 @@ def _descend(genealogy: Genealogy, weights, ancestors, settings: _Settings) -> G
     return Genealogy(genealogy.roots[ancestors], genealogy.noise + noise)
 
 
-def _evidence_variance(weights, state: State, settings: _Settings):
+def _evidence_variance(weights, state: State, settings: Settings):
     """Estimate of var(Z_hat) / Z^2 from one run, up to and including this reweighting.
 
     Standard SMC: spread of the mass that descends from each initial particle (Chan & Lai 2013; Lee & Whiteley 2018,
@@ -436,60 +330,18 @@ def _evidence_variance(weights, state: State, settings: _Settings):
     n = settings.n_particles
     independent = jnp.maximum(jnp.sum(weights**2) - 1 / n, 0)
     if settings.waste_free:
-        n_chains = n // settings.n_moves
-        masses = n_chains * jnp.sum(weights.reshape(settings.n_moves, n_chains), axis=0)  # mean 1
-        chained = jnp.var(masses) / (n_chains - 1)
+        shape = (settings.chain_length, settings.n_chains)
+        masses = settings.n_chains * jnp.sum(weights.reshape(shape), axis=0)  # mean 1
+        chained = jnp.var(masses) / (settings.n_chains - 1)
         return state.variance + jnp.where(state.n_rounds == 0, independent, chained)
     mass = jax.ops.segment_sum(weights, state.genealogy.roots, n)
     return jnp.maximum(jnp.sum(mass**2) - 1 / n - state.genealogy.noise, independent)
 
 
-def _typed(key: Array) -> Array:
-    if not isinstance(key, jax.Array | np.ndarray):
-        raise TypeError(f"key must be a JAX random key, e.g. jax.random.key(0); got {type(key).__name__}")
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    return jax.random.wrap_key_data(jnp.asarray(key))
-
-
-def _check_settings(settings: _Settings, ess_fraction: float, n_replicates: int) -> None:
-    def at_least(name: str, value, least: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-    at_least("n_particles", settings.n_particles, 2)
-    at_least("n_replicates", n_replicates, 1)
-    at_least("max_moves", settings.max_moves, 1)
-    at_least("max_temperatures", settings.max_temperatures, 1)
-    at_least("batch_size", settings.batch_size, 1)
-    if not 0 < ess_fraction < 1:
-        raise ValueError(f"ess_fraction must lie strictly between 0 and 1, got {ess_fraction}")
-    if settings.n_moves in ("acceptance", "displacement"):
-        if settings.waste_free:
-            raise ValueError(f"waste_free needs a fixed chain length, got n_moves={settings.n_moves!r}")
-        return
-    at_least("n_moves", settings.n_moves, 2 if settings.waste_free else 1)
-    if settings.waste_free and (
-        settings.n_particles % settings.n_moves or settings.n_particles < 2 * settings.n_moves
-    ):
-        raise ValueError(
-            f"waste_free keeps n_particles / n_moves chains, at least 2, of n_moves states each: n_moves="
-            f"{settings.n_moves} must divide n_particles={settings.n_particles} at least twice"
-        )
-
-
-def _check_ladder(ladder) -> np.ndarray:
-    temperatures = np.asarray(ladder, dtype=np.float64)
-    steps = np.diff(temperatures, prepend=0.0)
-    if temperatures.ndim != 1 or temperatures.size == 0 or not np.all(steps > 0) or temperatures[-1] != 1:
-        raise ValueError(f"ladder must increase strictly from above 0 to exactly 1, got {temperatures}")
-    return temperatures
-
-
 def _raise_on_failure(history: State, target: TemperedTarget) -> None:
     for r in range(history.temperature.shape[0]):
         if history.has_nan[r]:
-            u = history.nan_at[r]
+            u = np.asarray(history.nan_at[r])
             raise ValueError(
                 f"{target.explain_nan(jnp.asarray(u))} at u = {np.array2string(u, precision=4, threshold=20)}"
             )

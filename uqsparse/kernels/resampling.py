@@ -160,6 +160,4 @@ def conditional_effective_sample_size(
 
 def _check(uniforms, shape: tuple[int, ...]) -> None:
     if jnp.shape(uniforms) != shape:
-        raise ValueError(
-            f"uniforms has shape {jnp.shape(uniforms)}, this scheme with n ancestors wants {shape}"
-        )
+        raise ValueError(f"uniforms has shape {jnp.shape(uniforms)}, this scheme with n ancestors wants {shape}")
