@@ -43,9 +43,7 @@ def main() -> None:
     print(f"  NUTS, chain by chain   {'  '.join(f'{share:.2f}' for share in in_first_mode)}")
     print(f"  largest R-hat          {max(scalar.r_hat for scalar in report.scalars):.2f}")
 
-    result = tempered_smc(
-        jax.random.key(1), TemperedTarget.from_numpyro(two_modes), n_particles=2000, n_replicates=4
-    )
+    result = tempered_smc(jax.random.key(1), TemperedTarget.from_numpyro(two_modes), n_particles=2000, n_replicates=4)
     print(f"  tempered SMC           {(result.particles[:, 0] > 0).mean():.3f}")
     print(f"Log evidence; exactly {log_evidence:.2f}")
     print(f"  tempered SMC           {result.log_evidence:.2f} +- {result.log_evidence_se:.2f}")

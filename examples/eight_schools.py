@@ -23,11 +23,13 @@ def eight_schools(standard_error, effect=None):
 
 def main() -> None:
     schools = data.eight_schools()
-    chains = nuts(jax.random.key(0), eight_schools, schools.standard_error, effect=schools.effect)
+    chains = nuts(
+        jax.random.key(0), eight_schools, schools.standard_error, effect=schools.effect, n_warmup=500, n_samples=500
+    )
     by_nuts = convergence(chains)
 
     target = TemperedTarget.from_numpyro(eight_schools, schools.standard_error, effect=schools.effect)
-    result = tempered_smc(jax.random.key(1), target, n_particles=1000, move=HMC(), n_moves=5, n_replicates=4)
+    result = tempered_smc(jax.random.key(1), target, n_particles=500, move=HMC(), n_moves=3, n_replicates=4)
     by_smc = convergence(result.to_arviz())
 
     print("Posterior mean and standard deviation")

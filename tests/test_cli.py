@@ -99,9 +99,7 @@ def test_version_help_and_list():
 
 
 def test_list_needs_no_jax():
-    code = (
-        "import sys; from uqsparse.cli import app; sys.exit('jax' in sys.modules or 'arviz' in sys.modules)"
-    )
+    code = "import sys; from uqsparse.cli import app; sys.exit('jax' in sys.modules or 'arviz' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -298,9 +296,7 @@ def suite(monkeypatch):
         return record.outcome
 
     monkeypatch.setattr("uqsparse.bench.run", fake_run, raising=False)
-    monkeypatch.setattr(
-        "uqsparse.bench.console.print_results", lambda result, console: console.print("results")
-    )
+    monkeypatch.setattr("uqsparse.bench.console.print_results", lambda result, console: console.print("results"))
     return record
 
 

@@ -130,37 +130,25 @@ def list_systems() -> None:
 
 @app.command()
 def sample(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL.py:FUNCTION", help="A NumPyro model function in a file.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL.py:FUNCTION", help="A NumPyro model function in a file.")],
     out: Annotated[Path, typer.Option(help="netCDF file for the posterior (ArviZ reads it).")],
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="JSON, NPZ or CSV; names are parameters of the function or sample sites of the model."
-        ),
+        typer.Option(help="JSON, NPZ or CSV; names are parameters of the function or sample sites of the model."),
     ] = None,
     method: Annotated[
         Method, typer.Option(help="No-U-turn sampler, or tempered sequential Monte Carlo.")
     ] = Method.nuts,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same draws.")] = 0,
     samples: Annotated[int, typer.Option(min=8, rich_help_panel="NUTS", help="Draws kept per chain.")] = 1000,
-    warmup: Annotated[
-        int, typer.Option(min=1, rich_help_panel="NUTS", help="Adaptation steps per chain.")
-    ] = 1000,
+    warmup: Annotated[int, typer.Option(min=1, rich_help_panel="NUTS", help="Adaptation steps per chain.")] = 1000,
     chains: Annotated[int, typer.Option(min=1, rich_help_panel="NUTS", help="Chains.")] = 4,
-    target_accept: Annotated[
-        float, typer.Option(rich_help_panel="NUTS", help="Raise it against divergences.")
-    ] = 0.8,
-    particles: Annotated[
-        int, typer.Option(min=8, rich_help_panel="SMC", help="Particles per replicate.")
-    ] = 1000,
+    target_accept: Annotated[float, typer.Option(rich_help_panel="NUTS", help="Raise it against divergences.")] = 0.8,
+    particles: Annotated[int, typer.Option(min=8, rich_help_panel="SMC", help="Particles per replicate.")] = 1000,
     move: Annotated[
         MoveName, typer.Option(rich_help_panel="SMC", help="Random walk, independent proposals or HMC.")
     ] = MoveName.rwm,
-    moves: Annotated[
-        int, typer.Option(min=1, rich_help_panel="SMC", help="Markov steps per temperature.")
-    ] = 10,
+    moves: Annotated[int, typer.Option(min=1, rich_help_panel="SMC", help="Markov steps per temperature.")] = 10,
     replicates: Annotated[
         int,
         typer.Option(min=1, rich_help_panel="SMC", help="Independent runs, for the error of the evidence."),
@@ -220,9 +208,7 @@ def sample(
     except KeyboardInterrupt:
         kept = f"; {out} from an earlier run is untouched" if out.exists() else ""
         Console().show_cursor(True)
-        typer.echo(
-            f"interrupted: {f'{out} is complete' if saved else f'nothing was written{kept}'}", err=True
-        )
+        typer.echo(f"interrupted: {f'{out} is complete' if saved else f'nothing was written{kept}'}", err=True)
         raise typer.Exit(130) from None
     raise typer.Exit(0 if report.converged else 1)
 
@@ -230,21 +216,13 @@ def sample(
 @app.command()
 def bench(
     quick: Annotated[bool, typer.Option("--quick/--full", help="The suite of minutes, or all of it.")] = True,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Run what matches; repeatable.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Run what matches; repeatable.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same results.")] = 0,
-    load: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Your own entries; repeatable.")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster to run on.")
-    ] = None,
+    load: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Your own entries; repeatable.")] = None,
+    scheduler: Annotated[str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster to run on.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Discard what an interrupted run has finished.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard what an interrupted run has finished.")] = False,
     progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar.")] = True,
 ) -> None:
     """Measure claims, leaderboards and speed, and write the report."""
@@ -287,9 +265,7 @@ def _run_nuts(seed: int, model: Callable, kwargs: Mapping[str, Any], options: Ma
     return nuts(jax.random.key(seed), model, **kwargs, **options)
 
 
-def _run_smc(
-    seed: int, model: Callable, kwargs: Mapping[str, Any], move: MoveName, options: Mapping[str, Any]
-) -> Any:
+def _run_smc(seed: int, model: Callable, kwargs: Mapping[str, Any], move: MoveName, options: Mapping[str, Any]) -> Any:
     import jax
 
     from uqsparse.inference import HMC, IndependentProposal, RandomWalk, TemperedTarget, tempered_smc
@@ -302,9 +278,7 @@ def _run_smc(
     return tempered_smc(jax.random.key(seed), target, move=moves[move](), **options).to_arviz()
 
 
-def _bind_collisions(
-    sampler: Callable, model: Callable, kwargs: Mapping[str, Any]
-) -> tuple[Callable, dict[str, Any]]:
+def _bind_collisions(sampler: Callable, model: Callable, kwargs: Mapping[str, Any]) -> tuple[Callable, dict[str, Any]]:
     """Bind those arguments of the model, defaults included, whose names the sampler's own arguments have."""
     parameters = inspect.signature(model).parameters
     taken = {
@@ -352,11 +326,7 @@ def _print_report(report: "Convergence", notes: list[str], console: Console) -> 
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.scalars[:_MAX_ROWS]:
         digits = functools.partial(_rounded, sd=row.sd)
-        ess = (
-            ("–", "–", "–")
-            if row.sd == 0
-            else (f"{row.ess_bulk:.0f}", f"{row.ess_tail:.0f}", f"{row.r_hat:.3f}")
-        )
+        ess = ("–", "–", "–") if row.sd == 0 else (f"{row.ess_bulk:.0f}", f"{row.ess_tail:.0f}", f"{row.r_hat:.3f}")
         location = (digits(row.mean), f"{row.sd:.2g}", digits(row.low), digits(row.high))
         table.add_row(escape(row.name), *location, *ess, f"{row.mcse_mean:.1g}")
     console.print(table, highlight=False)

@@ -63,9 +63,7 @@ def kill_when_it_appears(pid_file: Path) -> threading.Thread:
 def test_a_killed_worker_does_not_lose_the_run(cluster, write, tmp_path, allowed_failures):
     cluster.scheduler.allowed_failures = allowed_failures
     killer = kill_when_it_appears(tmp_path / "victim.pid")
-    result = bench.run(
-        load=[write(SUITE)], scheduler=cluster.scheduler_address, out=tmp_path / "out", progress=True
-    )
+    result = bench.run(load=[write(SUITE)], scheduler=cluster.scheduler_address, out=tmp_path / "out", progress=True)
     killer.join()
     assert (tmp_path / "victim.pid").exists()
     assert {e.name: (e.status, e.reason) for e in result.entries if e.status != "holds"} == {}
@@ -77,9 +75,7 @@ def test_a_killed_worker_does_not_lose_the_run(cluster, write, tmp_path, allowed
 def test_an_entry_that_always_kills_its_worker_is_reported(cluster, write, tmp_path):
     cluster.scheduler.allowed_failures = 0
     path = write(SUITE + "@bench.claim('guilty', system='s')\ndef guilty(c): os._exit(1)\n")
-    result = bench.run(
-        load=[path], only=["guilty", "a"], scheduler=cluster.scheduler_address, out=tmp_path / "out"
-    )
+    result = bench.run(load=[path], only=["guilty", "a"], scheduler=cluster.scheduler_address, out=tmp_path / "out")
     outcome = {entry.name: (entry.status, entry.reason) for entry in result.entries}
     assert outcome["guilty"] == ("failed", "every Dask worker that ran it died, twice")
     assert outcome["a"][0] == "holds"

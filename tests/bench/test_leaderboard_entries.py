@@ -121,9 +121,7 @@ def test_ensemble_learns_noise_that_depends_on_x():
     assert not np.allclose(prediction.mean[0], prediction.mean[1])
 
 
-@pytest.mark.parametrize(
-    "method", [sklearn_baselines.logistic_regression, deep_ensemble.deep_ensemble_classification]
-)
+@pytest.mark.parametrize("method", [sklearn_baselines.logistic_regression, deep_ensemble.deep_ensemble_classification])
 def test_classifiers_give_probabilities_better_than_chance(method):
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(200, 2))

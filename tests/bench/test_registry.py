@@ -132,9 +132,7 @@ def test_another_runs_files_do_not_mix_in(write):
 
 def test_a_file_may_import_its_neighbours(write):
     write("NAME = 'from the neighbour'\n", "neighbour_of_entries.py")
-    path = write(
-        "import neighbour_of_entries\n@bench.claim(neighbour_of_entries.NAME, system='s')\ndef f(c): ...\n"
-    )
+    path = write("import neighbour_of_entries\n@bench.claim(neighbour_of_entries.NAME, system='s')\ndef f(c): ...\n")
     loading.load(path)
     assert ids() == ["claim/from the neighbour"]
 

@@ -50,9 +50,7 @@ def regression_row(method: str, draws: bool = False) -> EntryResult:
     prediction = rng.normal(size=(20, 30)) if draws else GaussianMixture(rng.normal(size=(2, 30)), 1.0)
     about = {"task": "diabetes", "method": method, "kind": "regression", "n_train": 9, "n_test": 30}
     about |= {"n_features": 1, "source": "somewhere", "licence": "free", "level": 0.9, "method_seconds": 0.5}
-    return entry(
-        "score", f"diabetes / {method}", "measured", about | regression_scores(prediction, np.zeros(30))
-    )
+    return entry("score", f"diabetes / {method}", "measured", about | regression_scores(prediction, np.zeros(30)))
 
 
 def class_row(method: str, certain: bool = False) -> EntryResult:
@@ -103,9 +101,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
         tmp_path_factory.mktemp("report"),
         claim("the evidence is right", "holds", 0.5),
         claim(f"nasty {NASTY}", "missed", 2.0),
-        entry(
-            "claim", "broken", "failed", {"system": "NUTS"}, reason=f"ValueError: {NASTY}", traceback=NASTY
-        ),
+        entry("claim", "broken", "failed", {"system": "NUTS"}, reason=f"ValueError: {NASTY}", traceback=NASTY),
         regression_row("NUTS"),
         regression_row("forest", draws=True),
         regression_row(NASTY),
@@ -218,9 +214,7 @@ def test_a_run_of_one_kind_has_the_sections_of_that_kind_only(tmp_path):
     assert "Speed" not in text
     board = render(run_of(tmp_path, class_row("only one")))
     assert 'class="best"' not in board
-    failed = entry(
-        "score", "t / m", "failed", {"task": "t", "method": "m", "kind": "regression"}, reason="E: e"
-    )
+    failed = entry("score", "t / m", "failed", {"task": "t", "method": "m", "kind": "regression"}, reason="E: e")
     assert "E: e" in Page(render(run_of(tmp_path, failed))).text
 
 

@@ -89,16 +89,12 @@ def test_one_of_each_kind_and_the_files_it_leaves(write, tmp_path):
     assert [one["name"] for one in data["entries"]] == list(statuses(result))
     assert (out / "index.html").is_file()
     assert str(tmp_path) not in (out / "results.json").read_text()
-    assert (
-        json.loads((out / "entries" / f"{slug('claim/small')}.json").read_text())["details"]["value"] == 0.5
-    )
+    assert json.loads((out / "entries" / f"{slug('claim/small')}.json").read_text())["details"]["value"] == 0.5
 
 
 def test_an_entry_that_raises_is_reported_and_the_others_go_on(write, tmp_path):
     path = write(
-        claims(
-            first="raise RuntimeError('two\\nlines')", second="return 3", third="raise SystemExit(4)", last=""
-        )
+        claims(first="raise RuntimeError('two\\nlines')", second="return 3", third="raise SystemExit(4)", last="")
     )
     result = bench.run(load=[path], out=tmp_path / "out")
     assert statuses(result) == {"first": "failed", "second": "failed", "third": "failed", "last": "holds"}
@@ -251,9 +247,7 @@ def test_control_c_ends_the_workers_and_keeps_what_has_finished(write, tmp_path)
         "    except bench.RunInterrupted as stop:\n"
         "        print(stop.finished, stop.total)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         pid_file = tmp_path / "pid"
         for _ in range(600):

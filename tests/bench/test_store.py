@@ -58,9 +58,7 @@ def test_files_of_others_stay(store):
     assert other.exists()
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", '{"id": "claim/a"', '{"id": "claim/b"}', '{"id": "claim/a", "x": 1}']
-)
+@pytest.mark.parametrize("content", ["", "[]", '{"id": "claim/a"', '{"id": "claim/b"}', '{"id": "claim/a", "x": 1}'])
 def test_a_damaged_file_counts_as_missing(store, content):
     (store.folder / "entries" / f"{slug('claim/a')}.json").write_text(content)
     assert list(store.finished(IDS)) == ["claim/b"]

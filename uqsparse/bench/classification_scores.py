@@ -47,9 +47,7 @@ def as_probabilities(probabilities: np.ndarray, n: int, n_classes: int) -> Proba
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if p.shape != (n, n_classes):
-        raise ValueError(
-            f"probabilities have shape {p.shape}; expected (n_test, n_classes) = ({n}, {n_classes})"
-        )
+        raise ValueError(f"probabilities have shape {p.shape}; expected (n_test, n_classes) = ({n}, {n_classes})")
     if not np.isfinite(p).all() or p.min() < 0:
         raise ValueError("probabilities have NaN, infinite or negative values")
     total = p.sum(axis=1, keepdims=True)

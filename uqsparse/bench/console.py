@@ -46,9 +46,7 @@ def _verdict(entry: EntryResult) -> str:
 
 
 def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
+    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def claims_table(claims: Sequence[EntryResult]) -> Table:
@@ -87,9 +85,7 @@ def leaderboard_table(task: str, rows: Sequence[EntryResult]) -> Table:
     table.add_column("time", justify="right", no_wrap=True)
     for place, row in enumerate(measured):
         cells = [column[place] for column in texts]
-        table.add_row(
-            escape(row.details["method"]), *cells, formatting.seconds(row.details["method_seconds"])
-        )
+        table.add_row(escape(row.details["method"]), *cells, formatting.seconds(row.details["method_seconds"]))
     for row in rows:
         if row.status != "measured":
             table.add_row(escape(row.details["method"]), *["–"] * len(texts), row.status, style="dim")

@@ -94,9 +94,7 @@ def summary(result: RunResult) -> str:
     claims, contests = result.of_kind("claim"), result.of_kind("speed")
     parts = []
     if claims:
-        parts.append(
-            f"{sum(c.status == 'holds' for c in claims)} of {count_words(len(claims), 'claim')} hold"
-        )
+        parts.append(f"{sum(c.status == 'holds' for c in claims)} of {count_words(len(claims), 'claim')} hold")
     if contests:
         reached = sum(c.status == "holds" for c in contests)
         parts.append(f"{reached} of {count_words(len(contests), 'speed bar')} reached")

@@ -127,8 +127,6 @@ def user_files() -> list[Path]:
         if one.module.startswith("uqsparse.bench.entries."):
             continue
         if not one.file.is_file():
-            raise ValueError(
-                f"{one.sort} {one.name!r} was defined interactively; put it in a file for workers to find"
-            )
+            raise ValueError(f"{one.sort} {one.name!r} was defined interactively; put it in a file for workers to find")
         files[one.file] = None
     return list(files)

@@ -47,9 +47,7 @@ def _measure_claim(entry: registry.Entry, seed: int, quick: bool, details: dict[
 def _measure_score(entry: registry.Entry, seed: int, quick: bool, details: dict[str, Any]) -> Status:
     task, method = entry.parts
     # All methods of a task see the same split.
-    split: Split = _expect(
-        task.function(Context(derive_seed(seed, f"task/{task.name}"), quick)), Split, entry
-    )
+    split: Split = _expect(task.function(Context(derive_seed(seed, f"task/{task.name}"), quick)), Split, entry)
     details |= {
         "source": split.source,
         "licence": split.licence,
@@ -70,9 +68,7 @@ def _measure_score(entry: registry.Entry, seed: int, quick: bool, details: dict[
         details |= regression_scores(prediction, split.y_test)
         return "measured"
     if isinstance(prediction, GaussianMixture):
-        raise TypeError(
-            f"{method.name!r} returned GaussianMixture; a classification method returns probabilities"
-        )
+        raise TypeError(f"{method.name!r} returned GaussianMixture; a classification method returns probabilities")
     n_classes = 1 + int(max(as_labels(split.y_train).max(), as_labels(split.y_test).max()))
     details["n_classes"] = n_classes
     details |= classification_scores(prediction, as_labels(split.y_test), n_classes)

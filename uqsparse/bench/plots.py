@@ -275,14 +275,10 @@ def ratio_plot(ratios: Sequence[Ratio], name: str) -> str:
     for row, one in enumerate(ratios):
         colour = ACCENT if one.median >= one.at_least else BAD
         axes.plot(one.rounds, [row] * len(one.rounds), "|", color=MUTED, markersize=9, alpha=0.7)
-        axes.plot(
-            [one.low, one.high], [row, row], color=colour, linewidth=5, alpha=0.45, solid_capstyle="round"
-        )
+        axes.plot([one.low, one.high], [row, row], color=colour, linewidth=5, alpha=0.45, solid_capstyle="round")
         marker = "o" if one.median >= one.at_least else "X"
         axes.plot(one.median, row, marker, color=colour, markersize=8, markeredgecolor=CARD)
-        axes.plot(
-            [one.at_least] * 2, [row - 0.33, row + 0.33], color=INK, linewidth=1.4, linestyle=(0, (2, 1.5))
-        )
+        axes.plot([one.at_least] * 2, [row - 0.33, row + 0.33], color=INK, linewidth=1.4, linestyle=(0, (2, 1.5)))
     axes.set_ylim(len(ratios) - 0.4, -0.6)
     axes.set_yticks(range(len(ratios)), [_folded(one.name, 40) for one in ratios], parse_math=False)
     decades = np.log10(axes.get_xlim()[1] / axes.get_xlim()[0])
@@ -290,7 +286,5 @@ def ratio_plot(ratios: Sequence[Ratio], name: str) -> str:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.minorticks_off()
     axes.set_xlabel("how many times faster ours is (dashes: the ratio asked for)")
-    listed = ", ".join(
-        f"{one.name} {number(one.median, 3)} of {number(one.at_least, 3)} asked for" for one in ratios
-    )
+    listed = ", ".join(f"{one.name} {number(one.median, 3)} of {number(one.at_least, 3)} asked for" for one in ratios)
     return _svg(figure, name, f"Speed ratios: {listed}")

@@ -63,9 +63,7 @@ class Measured:
                 raise ValueError(f"Measured.{name} is {number}; a claim needs a finite number")
             object.__setattr__(self, name, number)
         if self.relation not in get_args(Relation):
-            raise ValueError(
-                f"Measured.relation is {self.relation!r}; expected one of {', '.join(get_args(Relation))}"
-            )
+            raise ValueError(f"Measured.relation is {self.relation!r}; expected one of {', '.join(get_args(Relation))}")
 
     @property
     def holds(self) -> bool:
@@ -127,9 +125,7 @@ class Split:
                     "expected (n, d) and (n,) with n >= 1"
                 )
         if self.X_train.shape[1] != self.X_test.shape[1]:
-            raise ValueError(
-                f"Split: X_train has {self.X_train.shape[1]} columns and X_test {self.X_test.shape[1]}"
-            )
+            raise ValueError(f"Split: X_train has {self.X_train.shape[1]} columns and X_test {self.X_test.shape[1]}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,9 +157,7 @@ class GaussianMixture:
                 f"GaussianMixture.sd has shape {sd.shape}, which does not fit mean's shape {mean.shape}"
             ) from None
         if sd.min() <= 0:
-            raise ValueError(
-                f"GaussianMixture.sd has the value {sd.min():g}; standard deviations are positive"
-            )
+            raise ValueError(f"GaussianMixture.sd has the value {sd.min():g}; standard deviations are positive")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "sd", sd)
 

@@ -29,9 +29,7 @@ class Registered:
     @property
     def key(self) -> tuple[str, ...]:
         """What must be unique: a method's name only among the methods of its kind."""
-        return (
-            (self.sort, self.options["kind"], self.name) if self.sort == "method" else (self.sort, self.name)
-        )
+        return (self.sort, self.options["kind"], self.name) if self.sort == "method" else (self.sort, self.name)
 
     @property
     def module(self) -> str:
@@ -82,9 +80,7 @@ def _register(sort: str, name: str, quick: bool, **options: Any) -> Callable[[Fu
         if "/" in name:
             raise ValueError(f"{sort} {name!r}: a name must not contain '/'")
         if options["kind"] not in get_args(TaskKind):
-            raise ValueError(
-                f"{sort} {name!r}: kind is {options['kind']!r}; expected 'regression' or 'classification'"
-            )
+            raise ValueError(f"{sort} {name!r}: kind is {options['kind']!r}; expected 'regression' or 'classification'")
 
     def decorate(function: Function) -> Function:
         if not inspect.isfunction(inspect.unwrap(function)):
@@ -96,8 +92,7 @@ def _register(sort: str, name: str, quick: bool, **options: Any) -> Callable[[Fu
             again = old is not None and old.place == new.place and old.module != new.module
             if old is not None and not again:
                 raise ValueError(
-                    f"{sort} {name!r} is registered already, at line {old.place[1]} of "
-                    f"{Path(old.place[0]).name}"
+                    f"{sort} {name!r} is registered already, at line {old.place[1]} of {Path(old.place[0]).name}"
                 )
             _registered[new.key] = new
         return function
@@ -205,9 +200,7 @@ def entries() -> list[Entry]:
     tasks = [one for one in everything if one.sort == "task"]
     methods = [one for one in everything if one.sort == "method"]
     listed = [
-        Entry(f"claim/{one.name}", "claim", one.name, one.quick, (one,))
-        for one in everything
-        if one.sort == "claim"
+        Entry(f"claim/{one.name}", "claim", one.name, one.quick, (one,)) for one in everything if one.sort == "claim"
     ]
     listed += [
         Entry(f"score/{t.name}/{m.name}", "score", f"{t.name} / {m.name}", t.quick and m.quick, (t, m))
@@ -216,8 +209,6 @@ def entries() -> list[Entry]:
         if t.options["kind"] == m.options["kind"]
     ]
     listed += [
-        Entry(f"speed/{one.name}", "speed", one.name, one.quick, (one,))
-        for one in everything
-        if one.sort == "speed"
+        Entry(f"speed/{one.name}", "speed", one.name, one.quick, (one,)) for one in everything if one.sort == "speed"
     ]
     return listed

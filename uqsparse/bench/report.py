@@ -45,9 +45,7 @@ def write_report(result: RunResult) -> None:
 
 def render(result: RunResult) -> str:
     """The report's page as text."""
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters.update(
         number=formatting.number,
         seconds=formatting.seconds,
@@ -57,9 +55,7 @@ def render(result: RunResult) -> str:
     environment.globals.update(
         sign=formatting.SIGNS.__getitem__, words=formatting.status_words, count_words=formatting.count_words
     )
-    template = environment.from_string(
-        files("uqsparse.bench").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
+    template = environment.from_string(files("uqsparse.bench").joinpath("report.html.j2").read_text(encoding="utf-8"))
     return template.render(
         result=result,
         about=result.about,
@@ -136,9 +132,7 @@ def _drawn_bars(rows: list[EntryResult], kind: str, score: str, task: str) -> Dr
             left_out.append(name)
     if not bars:
         return None
-    svg = plots.bar_plot(
-        sorted(bars, key=lambda bar: bar.value), f"{title} (lower is better)", f"{task} {score}"
-    )
+    svg = plots.bar_plot(sorted(bars, key=lambda bar: bar.value), f"{title} (lower is better)", f"{task} {score}")
     caption = f"{title}, with the standard error over test points"
     if left_out:
         caption += f"; without a finite value: {', '.join(left_out)}"
@@ -152,9 +146,7 @@ def _board_plots(task: str, kind: str, rows: list[EntryResult]) -> list[Drawn]:
     drawn = [one for score in scores if (one := _drawn_bars(rows, kind, score, task)) is not None]
     if kind == "regression":
         points = [
-            plots.Point(
-                row.details["method"], *(row.details["scores"][name] for name in ("width", "coverage"))
-            )
+            plots.Point(row.details["method"], *(row.details["scores"][name] for name in ("width", "coverage")))
             for row in rows
         ]
         svg = plots.coverage_plot(points, LEVEL, rows[0].details["n_test"], f"{task} coverage")

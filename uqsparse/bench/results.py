@@ -77,10 +77,7 @@ class RunResult:
             score = entry.details.get("scores", {}).get(HEADLINE[entry.details["kind"]])
             return math.inf if score is None else score
 
-        return {
-            task: sorted(rows, key=lambda e: (e.status != "measured", place(e)))
-            for task, rows in boards.items()
-        }
+        return {task: sorted(rows, key=lambda e: (e.status != "measured", place(e))) for task, rows in boards.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -98,10 +95,7 @@ def _numbers(details: dict[str, Any]) -> dict[str, Any]:
     """Turn "inf" back into a number, in the two places where an infinite number is a legal outcome."""
     for group in ("scores", "errors"):
         if details.get(group):
-            one = {
-                key: float(value) if isinstance(value, str) else value
-                for key, value in details[group].items()
-            }
+            one = {key: float(value) if isinstance(value, str) else value for key, value in details[group].items()}
             details = {**details, group: one}
     return details
 

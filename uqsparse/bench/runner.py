@@ -35,8 +35,7 @@ class RunInterrupted(KeyboardInterrupt):
 
     def __init__(self, finished: int, total: int, folder: Path) -> None:
         super().__init__(
-            f"interrupted: {finished} of {total} entries are finished and kept in {folder}; "
-            "the same command continues"
+            f"interrupted: {finished} of {total} entries are finished and kept in {folder}; the same command continues"
         )
         self.finished, self.total, self.folder = finished, total, folder
 
@@ -63,9 +62,7 @@ def select(entries: Sequence[Entry], only: str | Sequence[str] | None, quick: bo
         if any(_matches(entry, pattern) for entry in allowed):
             continue
         if any(_matches(entry, pattern) for entry in entries):
-            raise ValueError(
-                f"only: {pattern!r} matches entries of the full suite only; ask for the full suite"
-            )
+            raise ValueError(f"only: {pattern!r} matches entries of the full suite only; ask for the full suite")
         names = {label.lower(): label for entry in entries for label in (*entry.labels, entry.id)}
         near = difflib.get_close_matches(pattern.lower(), names, n=3, cutoff=0.5)
         hint = f"; near matches: {', '.join(repr(names[name]) for name in near)}" if near else ""

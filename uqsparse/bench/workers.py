@@ -165,9 +165,7 @@ class DaskWorkers:
         elif self._client.status in ("closing", "closed"):
             raise ConnectionError(f"the scheduler at {self._address} is gone")
         elif time.monotonic() - self._seen > self.patience:
-            raise ConnectionError(
-                f"the scheduler at {self._address} has had no worker for {self.patience:.0f} s"
-            )
+            raise ConnectionError(f"the scheduler at {self._address} has had no worker for {self.patience:.0f} s")
         return threads
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:

@@ -59,9 +59,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         try:
             entries[name] = np.asarray(value)
         except ValueError:
-            raise ValueError(
-                f"entry {name!r} of {str(path)!r} is a ragged list: its rows differ in length"
-            ) from None
+            raise ValueError(f"entry {name!r} of {str(path)!r} is a ragged list: its rows differ in length") from None
     return entries
 
 
@@ -75,9 +73,7 @@ def _read_npz(path: Path) -> Mapping[str, Any]:
                 except ValueError as error:
                     if "pickle" not in str(error):
                         raise
-                    raise ValueError(
-                        f"entry {name!r} of {str(path)!r} holds Python objects, not numbers"
-                    ) from None
+                    raise ValueError(f"entry {name!r} of {str(path)!r} holds Python objects, not numbers") from None
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(f"data file {str(path)!r} is not a readable NPZ archive: {error}") from None
     except ValueError as error:
@@ -95,14 +91,10 @@ def _read_csv(path: Path) -> Mapping[str, Any]:
     header = [name.strip() for name in rows[0]]
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated or not all(header):
-        raise ValueError(
-            f"header of {str(path)!r} has {f'{repeated[0]!r} twice' if repeated else 'an empty name'}"
-        )
+        raise ValueError(f"header of {str(path)!r} has {f'{repeated[0]!r} twice' if repeated else 'an empty name'}")
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
-            raise ValueError(
-                f"row {number} of {str(path)!r} has {len(row)} fields, the header has {len(header)}"
-            )
+            raise ValueError(f"row {number} of {str(path)!r} has {len(row)} fields, the header has {len(header)}")
     columns = {name: _csv_column(path, name, [row[i] for row in rows[1:]]) for i, name in enumerate(header)}
     return _stack_indexed(path, columns)
 
@@ -118,9 +110,7 @@ def _csv_column(path: Path, name: str, fields: list[str]) -> np.ndarray:
             float(field)
         except ValueError:
             what = f"holds {field.strip()!r}" if field.strip() else "is empty"
-            raise ValueError(
-                f"column {name!r} of {str(path)!r} {what} in row {number}; it must be a number"
-            ) from None
+            raise ValueError(f"column {name!r} of {str(path)!r} {what} in row {number}; it must be a number") from None
     raise ValueError(f"column {name!r} of {str(path)!r} cannot be read as numbers")
 
 

@@ -78,9 +78,7 @@ def digits() -> Table:
     (1797, 64)
     """
     bunch: Any = datasets.load_digits()
-    source = (
-        "Alpaydin & Kaynak (1998), Optical recognition of handwritten digits, UCI Machine Learning Repository"
-    )
+    source = "Alpaydin & Kaynak (1998), Optical recognition of handwritten digits, UCI Machine Learning Repository"
     licence = f"CC BY 4.0 (UCI Machine Learning Repository); {_SHIPPED}"
     return Table(bunch.data, bunch.target, tuple(bunch.feature_names), source, licence)
 

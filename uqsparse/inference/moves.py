@@ -122,7 +122,8 @@ class RandomWalk(eqx.Module):
 
     def step(self, key, state, log_density, params):
         key_proposal, key_accept = jax.random.split(key)
-        noise = jax.random.normal(key_proposal, state.position.shape, state.position.dtype)
+        # A random walk is valid for any symmetric noise: single precision is enough, and takes half the time.
+        noise = jax.random.normal(key_proposal, state.position.shape, jnp.float32).astype(state.position.dtype)
         proposal = state.position + jnp.exp(params.log_scale) * _spread(params.spread, noise)
         proposed = _evaluated(proposal, log_density)
         return _accept(key_accept, state, proposed, proposed.log_density - state.log_density)

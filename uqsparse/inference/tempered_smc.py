@@ -275,21 +275,38 @@ def _next_temperature(temperature, log_likelihood, schedule: Schedule, i):
     if schedule.temperatures is not None:
         return schedule.temperatures[i]
     equal = jnp.ones_like(log_likelihood)
-    wanted = schedule.ess_fraction * jnp.sum(jnp.isfinite(log_likelihood))
+    n_possible = jnp.sum(jnp.isfinite(log_likelihood))
+    wanted = jnp.sqrt(-jnp.log(schedule.ess_fraction))
 
-    def keeps(step):
-        return conditional_effective_sample_size(equal, step * log_likelihood) >= wanted
+    def spread(step):
+        """Square root of -log(CESS fraction): increases with the step, and is linear in it if l is Gaussian."""
+        fraction = conditional_effective_sample_size(equal, step * log_likelihood) / n_possible
+        return jnp.sqrt(-jnp.log(jnp.minimum(fraction, 1)))
 
-    def halve(_, bracket):
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        ok = keeps(middle)
-        return jnp.where(ok, middle, low), jnp.where(ok, high, middle)
+    def is_rough(bracket):
+        low, spread_low, high, _, n_evaluations = bracket
+        return (n_evaluations < 100) & (spread_low < wanted * (1 - 1e-9)) & (low < high * (1 - 1e-12))
 
-    rest = 1 - temperature
-    low, high = jax.lax.fori_loop(0, 50, halve, (jnp.zeros_like(rest), rest))
-    # Fifty halvings may end at zero for a likelihood of extreme range; the upper end still makes progress.
-    step = jnp.where(keeps(rest), rest, jnp.where(low > 0, low, high))
+    def refine(bracket):
+        low, spread_low, high, spread_high, n_evaluations = bracket
+        line = low + (high - low) * (wanted * (1 - 5e-10) - spread_low) / (spread_high - spread_low)
+        # Interpolation lands within a few rounds; the halvings between guard it where the spread bends.
+        middle = jnp.where(n_evaluations % 3 == 2, 0.5 * (low + high), line)
+        found = spread(middle)
+        short = found <= wanted
+        return (
+            jnp.where(short, middle, low),
+            jnp.where(short, found, spread_low),
+            jnp.where(short, high, middle),
+            jnp.where(short, spread_high, found),
+            n_evaluations + 1,
+        )
+
+    rest, zero = 1 - temperature, jnp.zeros_like(temperature)
+    at_rest = spread(rest)
+    low, _, high, _, _ = jax.lax.while_loop(is_rough, refine, (zero, zero, rest, at_rest, jnp.zeros((), int)))
+    # The bracket may end at zero for a likelihood of extreme range; its upper end still makes progress.
+    step = jnp.where(at_rest <= wanted, rest, jnp.where(low > 0, low, high))
     reached = temperature + step
     return jnp.where(reached > 1 - 1e-12, 1.0, reached)
 

@@ -22,9 +22,7 @@ MOST_INPUTS = 32
 N_COMPONENTS = 20
 
 
-def softmax_regression(
-    features: Float[Array, "n d"], n_classes: int, labels: Int[Array, " n"] | None = None
-) -> None:
+def softmax_regression(features: Float[Array, "n d"], n_classes: int, labels: Int[Array, " n"] | None = None) -> None:
     """NumPyro model: class probabilities softmax(level + features @ weights), shrunk by a learned scale.
 
     Levels and weights sum to zero over the classes: adding a constant to all logits changes nothing, and
@@ -86,9 +84,7 @@ def nuts_classification(
     )
     posterior = dataset(data, "posterior")
     level, weights = (posterior[name].values for name in ("level", "weights"))
-    return _predict(
-        features_test, level.reshape(-1, *level.shape[2:]), weights.reshape(-1, *weights.shape[2:])
-    )
+    return _predict(features_test, level.reshape(-1, *level.shape[2:]), weights.reshape(-1, *weights.shape[2:]))
 
 
 @bench.method("tempered SMC", kind="classification", quick=True)
@@ -98,9 +94,7 @@ def tempered_smc_classification(
     """The same model, sampled by tempered sequential Monte Carlo with Hamiltonian moves."""
     features, features_test = _features(X_train, X_test)
     target = TemperedTarget.from_numpyro(softmax_regression, features, int(y_train.max()) + 1, labels=y_train)
-    n_particles, n_moves = (200, 3) if context.quick else (1000, 5)
-    result = tempered_smc(
-        jax.random.key(context.seed), target, n_particles=n_particles, move=HMC(), n_moves=n_moves
-    )
+    n_particles, n_moves = (200, 3) if context.quick else (500, 5)
+    result = tempered_smc(jax.random.key(context.seed), target, n_particles=n_particles, move=HMC(), n_moves=n_moves)
     samples = result.samples
     return _predict(features_test, np.asarray(samples["level"]), np.asarray(samples["weights"]))

@@ -142,13 +142,9 @@ def tempered_smc_regression(
 ) -> bench.GaussianMixture:
     """The same model, sampled by tempered sequential Monte Carlo with Hamiltonian moves."""
     problem = _standardise(X_train, y_train, X_test)
-    target = TemperedTarget.from_numpyro(
-        heteroscedastic_regression, problem.linear, problem.bends, y=problem.y
-    )
-    n_particles, n_moves = (400, 4) if context.quick else (2000, 10)
-    result = tempered_smc(
-        jax.random.key(context.seed), target, n_particles=n_particles, move=HMC(), n_moves=n_moves
-    )
+    target = TemperedTarget.from_numpyro(heteroscedastic_regression, problem.linear, problem.bends, y=problem.y)
+    n_particles, n_moves = (400, 4) if context.quick else (1000, 5)
+    result = tempered_smc(jax.random.key(context.seed), target, n_particles=n_particles, move=HMC(), n_moves=n_moves)
     return _predict(problem, {name: np.asarray(values) for name, values in result.samples.items()})
 
 

@@ -87,9 +87,7 @@ def _train_and_apply(
     return eqx.filter_vmap(lambda member: jax.vmap(member)(x_test))(members)
 
 
-def _train_member(
-    key: Array, x: Float[Array, "n d"], y: Array, n_outputs: int, loss: Loss, plan: _Plan
-) -> PyTree:
+def _train_member(key: Array, x: Float[Array, "n d"], y: Array, n_outputs: int, loss: Loss, plan: _Plan) -> PyTree:
     """One network, as it was in the epoch of its lowest loss on held-out data."""
     key_split, key_start, key_epochs = jax.random.split(key, 3)
     n_held_out = len(x) // 5

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from uqsparse import bench
 
 
-@bench.method("Gaussian process (scikit-learn)", kind="regression", quick=True)
+@bench.method("Gaussian process", kind="regression", quick=True)
 def gaussian_process(
     context: bench.Context, X_train: np.ndarray, y_train: np.ndarray, X_test: np.ndarray
 ) -> bench.GaussianMixture:
@@ -25,15 +25,13 @@ def gaussian_process(
         + ConstantKernel(0.5) * RBF(length_scale=np.sqrt(X_train.shape[1]))
         + WhiteKernel(0.5)
     )
-    process = GaussianProcessRegressor(
-        kernel, normalize_y=True, n_restarts_optimizer=1, random_state=context.seed
-    )
+    process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=context.seed)
     model = make_pipeline(StandardScaler(), process).fit(X_train, y_train)
     mean, sd = model.predict(X_test, return_std=True)
     return bench.GaussianMixture(mean[None, :], sd[None, :])
 
 
-@bench.method("logistic regression (scikit-learn)", kind="classification", quick=True)
+@bench.method("logistic regression", kind="classification", quick=True)
 def logistic_regression(
     context: bench.Context, X_train: np.ndarray, y_train: np.ndarray, X_test: np.ndarray
 ) -> np.ndarray:

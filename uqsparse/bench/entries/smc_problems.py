@@ -146,7 +146,7 @@ def unimodal(dim: int) -> Densities:
 
 def two_modes(dim: int) -> None:
     """The bimodal target as a NumPyro model."""
-    u = numpyro.sample("u", dist.Normal(0.0, PRIOR_SD).expand([dim]).to_event(1))
+    u = jnp.asarray(numpyro.sample("u", dist.Normal(0.0, PRIOR_SD).expand([dim]).to_event(1)))
     numpyro.factor("likelihood", bimodal(dim).log_likelihood(u))
 
 
