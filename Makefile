@@ -53,7 +53,7 @@ venv: $(VENV)/.installed-dev ## make .venv with everything a contributor needs
 # --- the work ------------------------------------------------------------------------------------
 
 bench: $(VENV)/.installed-bench ## run the quick UQ benchmarks, write report/index.html (ARGS='--only diabetes')
-	$(BIN)/uqsparse bench --quick $(ARGS)
+	$(BIN)/uqsparse bench --quick --jobs $(WORKERS) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff, import contracts and types
 	$(BIN)/ruff check

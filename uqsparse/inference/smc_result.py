@@ -88,8 +88,11 @@ class SMCResult:
         with jax.enable_x64(True):
             return jax.device_get(retry_after_precision_clash(lambda: _constrain(self.target, self.particles)))
 
-    def to_arviz(self) -> Any:
+    def to_arviz(self, log_likelihood: bool = True) -> Any:
         """ArviZ data with the replicates as chains and the evidence in the attributes.
+
+        Args:
+            log_likelihood: add the log likelihood of each observation at each draw, R n times observations numbers.
 
         Groups: `posterior`, and for NumPyro models `log_likelihood` and `observed_data`.
         """
@@ -107,7 +110,7 @@ class SMCResult:
         if self.target.model is None:
             return to_arviz({"posterior": posterior}, attributes)
         with jax.enable_x64(True):
-            return posterior_to_arviz(*self.target.model, posterior, {}, attributes)
+            return posterior_to_arviz(*self.target.model, posterior, {}, attributes, log_likelihood=log_likelihood)
 
 
 def freeze_ladder(result: SMCResult) -> FrozenLadder:
@@ -152,7 +155,8 @@ def collect_result(state: Any, target: TemperedTarget, stacklevel: int = 3) -> S
         )
     dim = target.dim
     fewest = int(np.min(np.where(is_padding, np.iinfo(np.int64).max, history.n_unique[:, :longest])))
-    if fewest <= dim:
+    is_full = history.params.spread.ndim == 4  # replicates, rounds, d, d
+    if is_full and fewest <= dim:
         warnings.warn(
             f"a resampling left only {fewest} distinct particles in {dim} dimensions: the moves' covariance was "
             "singular and had to be lifted; raise n_particles or ess_fraction",

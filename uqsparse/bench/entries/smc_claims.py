@@ -1,6 +1,6 @@
 """What tempered SMC claims about itself, measured against closed forms, quadrature and NUTS.
 
-The quick suite holds what a minute allows; the full one repeats the claims of the 31-dimensional regression.
+The quick suite holds what about a minute allows; the full one adds the regression with 31 coefficients.
 """
 
 import functools
@@ -110,7 +110,7 @@ def bimodal_evidence(context: bench.Context) -> bench.Measured:
 
 @bench.claim("NUTS chains in different modes are reported: largest R-hat", system="NUTS")
 def nuts_reports_modes(context: bench.Context) -> bench.Measured:
-    data = nuts(jax.random.key(0), two_modes, 5, n_warmup=300, n_samples=300, log_likelihood=False)
+    data = nuts(jax.random.key(0), two_modes, 5, n_warmup=150, n_samples=150, log_likelihood=False)
     worst = max(row.r_hat for row in convergence(data).scalars)
     return bench.Measured(worst, ">", 1.1, "the limit above which chains disagree", "bimodal target, 4 chains")
 
