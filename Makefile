@@ -66,7 +66,8 @@ format: $(VENV)/.installed-dev ## let ruff mend what it can
 	$(BIN)/ruff format
 
 test: lint ## lint, then every test and doctest (ARGS='-k resampling')
-	$(BIN)/python -m pytest -n $(WORKERS) --doctest-modules $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --doctest-modules uqsparse
+	$(BIN)/python -m pytest -n $(WORKERS) tests $(ARGS)
 
 docs: $(VENV)/.installed-docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -10,6 +10,7 @@ import importlib
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from types import ModuleType
 
 import jax
@@ -108,7 +109,9 @@ def _race(side: str, i: int) -> float:
     return getattr(_bimodal_race(), side)(i)
 
 
-@bench.speed("tempered SMC against blackjax, one core", ours="uqsparse", peer="blackjax", at_least=2.0, unit="run")
+@bench.speed(
+    "tempered SMC against blackjax, one core", ours="uqsparse", peer="blackjax", at_least=2.0, unit="run", quick=False
+)
 def smc_against_blackjax_on_one_core(context: bench.Context) -> bench.Contest:
     """Both sides in one child process that is bound to one core, so that no thread pool is measured."""
     _peer("blackjax")
@@ -149,6 +152,8 @@ def _smc_hmc(i: int) -> np.ndarray:
 def smc_against_particles(context: bench.Context) -> bench.Contest:
     """`particles` with its defaults (waste-free, adaptive random walk) at its recommended size: 1000 resampled."""
     particles = _peer("particles")
+    if version("particles") < "0.4":
+        raise bench.NotMeasured("particles 0.3 does not run with NumPy 2: pip install --no-deps particles==0.4")
     distributions = importlib.import_module("particles.distributions")
     samplers = importlib.import_module("particles.smc_samplers")
     x, y = logistic_data()
