@@ -132,7 +132,9 @@ def test_batches_cover_the_population_once(n):
 
 
 def test_batches_use_different_keys():
-    draw = lambda key, x: (x + jax.random.uniform(key, x.shape), ())  # noqa: E731
+    def draw(key, x):
+        return x + jax.random.uniform(key, x.shape), ()
+
     results, _ = in_batches(draw, jax.random.key(0), jnp.zeros(16), batch_size=8)
     assert len(np.unique(results)) == 16
 

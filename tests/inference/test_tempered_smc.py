@@ -97,7 +97,10 @@ def test_every_variant_finds_evidence_and_posterior(options):
     """Bounds of 5 standard errors: false-alarm rate below 1e-5 a test."""
     result = tempered_smc(jax.random.key(3), skewed_target(), n_particles=4000, **options)
     assert result.log_evidence == pytest.approx(np.log(SKEWED_EVIDENCE), abs=5 * 0.025)
-    density = lambda u: stats.cauchy.pdf(u) * stats.norm.pdf(2.0, u, 0.5) / SKEWED_EVIDENCE  # noqa: E731
+
+    def density(u):
+        return stats.cauchy.pdf(u) * stats.norm.pdf(2.0, u, 0.5) / SKEWED_EVIDENCE
+
     mean = integrate.quad(lambda u: u * density(u), -10, 14)[0]
     sd = np.sqrt(integrate.quad(lambda u: (u - mean) ** 2 * density(u), -10, 14)[0])
     assert result.particles.shape == (4000, 1)
