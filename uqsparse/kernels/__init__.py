@@ -1,5 +1,6 @@
 """Compiled array functions: arrays in, arrays out, safe under `jit`, `vmap` and `grad`."""
 
+from uqsparse.kernels.noise import random_bits, standard_normal, uniform
 from uqsparse.kernels.resampling import (
     conditional_effective_sample_size,
     effective_sample_size,
@@ -13,7 +14,10 @@ __all__ = [
     "conditional_effective_sample_size",
     "effective_sample_size",
     "multinomial",
+    "random_bits",
     "residual",
+    "standard_normal",
     "stratified",
     "systematic",
+    "uniform",
 ]

@@ -11,14 +11,50 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
+def _cumulative(weights: Float[Array, " m"]) -> Float[Array, " m"]:
+    """Cumulative weights, up to a common factor, that never decrease and do not grow at a weight of zero.
+
+    Sums of floats in blocks have neither property; integers in fixed point have both. What is below 2**-52 (double) or
+    2**-30 (single) of the sum counts as zero.
+    """
+    is_double = weights.dtype == jnp.float64
+    _, exponent = jnp.frexp(jnp.sum(weights))
+    scale = jnp.ldexp(jnp.ones((), weights.dtype), (52 if is_double else 30) - exponent)
+    fixed = (weights * scale).astype(jnp.int64 if is_double else jnp.int32)
+    return _block_cumsum(fixed).astype(weights.dtype)
+
+
+def _block_cumsum(x: Int[Array, " m"], block: int = 16) -> Int[Array, " m"]:
+    """Cumulative sum in unrolled blocks: a third of the time that XLA's takes on a CPU."""
+    m = x.shape[0]
+    n_blocks = -(-m // block)
+    rows = jnp.pad(x, (0, n_blocks * block - m)).reshape(n_blocks, block)
+    columns = [rows[:, 0]]
+    for j in range(1, block):
+        columns.append(columns[-1] + rows[:, j])
+    sums = jnp.stack(columns, axis=1)
+    if n_blocks > 1:
+        totals = columns[-1]
+        sums = sums + (_block_cumsum(totals, block) - totals)[:, None]
+    return sums.reshape(-1)[:m]
+
+
 def _invert_cdf(weights: Float[Array, " m"], positions: Float[Array, " n"]) -> Int[Array, " n"]:
     """First index whose normalised cumulative weight exceeds each position in `[0, 1]`."""
-    cumulative = jnp.cumsum(weights)
+    cumulative = _cumulative(weights)
     # side="right" skips leading zero weights at u = 0.
     found = jnp.searchsorted(cumulative / cumulative[-1], positions, side="right")
     # A position may round up to 1, and the last quotient down below it: the last particle of positive weight answers.
     last = weights.shape[0] - 1 - jnp.argmax(weights[::-1] > 0)
     return jnp.minimum(found, last)
+
+
+def _expand(cumulative: Float[Array, " m"], ends: Int[Array, " m"], n: int) -> Int[Array, " n"]:
+    """Ancestors of n slots, of which those below `ends[i]` belong to the particles up to i."""
+    # Every position lies below the whole of the weight, whatever the rounding of its product with n.
+    ends = jnp.where(cumulative == cumulative[-1], n, jnp.clip(ends, 0, n))
+    marks = jnp.zeros(n + 1, jnp.int32).at[ends].add(1, indices_are_sorted=True, mode="promise_in_bounds")
+    return _block_cumsum(marks[:n])
 
 
 def multinomial(weights: Float[Array, " m"], uniforms: Float[Array, " n"], n: int) -> Int[Array, " n"]:
@@ -58,7 +94,11 @@ def stratified(weights: Float[Array, " m"], uniforms: Float[Array, " n"], n: int
     [0, 0, 1, 1]
     """
     _check(uniforms, (n,))
-    return _invert_cdf(weights, (jnp.arange(n) + uniforms) / n)
+    cumulative = _cumulative(weights)
+    place = n * cumulative / cumulative[-1]
+    whole = jnp.floor(place).astype(jnp.int32)
+    ends = whole + (uniforms[jnp.minimum(whole, n - 1)] < place - whole)
+    return _expand(cumulative, ends, n)
 
 
 def systematic(weights: Float[Array, " m"], uniforms: Float[Array, ""], n: int) -> Int[Array, " n"]:
@@ -79,7 +119,9 @@ def systematic(weights: Float[Array, " m"], uniforms: Float[Array, ""], n: int) 
     [0, 1, 1, 1]
     """
     _check(uniforms, ())
-    return _invert_cdf(weights, (jnp.arange(n) + uniforms) / n)
+    cumulative = _cumulative(weights)
+    ends = jnp.ceil(n * cumulative / cumulative[-1] - uniforms).astype(jnp.int32)
+    return _expand(cumulative, ends, n)
 
 
 def residual(weights: Float[Array, " m"], uniforms: Float[Array, " n"], n: int) -> Int[Array, " n"]:
