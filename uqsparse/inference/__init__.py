@@ -1,25 +1,36 @@
 """Randomised algorithms: sequential Monte Carlo, MCMC and their diagnostics."""
 
 from uqsparse.inference.diagnostics import Convergence, SteinCheck, convergence, stein_check
+from uqsparse.inference.filter_settings import Proposal
 from uqsparse.inference.moves import HMC, IndependentProposal, RandomWalk
 from uqsparse.inference.nuts import hmc, nuts
+from uqsparse.inference.particle_filter import FilterHistory, FilterResult, particle_filter
+from uqsparse.inference.populations import Density
 from uqsparse.inference.smc_result import FrozenLadder, SMCResult, freeze_ladder
+from uqsparse.inference.state_space import StateSpaceModel, simulate
 from uqsparse.inference.targets import TemperedTarget
 from uqsparse.inference.tempered_smc import tempered_smc
 
 __all__ = [
     "HMC",
     "Convergence",
+    "Density",
+    "FilterHistory",
+    "FilterResult",
     "FrozenLadder",
     "IndependentProposal",
+    "Proposal",
     "RandomWalk",
     "SMCResult",
+    "StateSpaceModel",
     "SteinCheck",
     "TemperedTarget",
     "convergence",
     "freeze_ladder",
     "hmc",
     "nuts",
+    "particle_filter",
+    "simulate",
     "stein_check",
     "tempered_smc",
 ]

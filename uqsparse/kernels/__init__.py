@@ -1,6 +1,7 @@
 """Compiled array functions: arrays in, arrays out, safe under `jit`, `vmap` and `grad`."""
 
 from uqsparse.kernels.noise import random_bits, standard_normal, uniform
+from uqsparse.kernels.quantiles import weighted_quantile
 from uqsparse.kernels.resampling import (
     conditional_effective_sample_size,
     effective_sample_size,
@@ -20,4 +21,5 @@ __all__ = [
     "stratified",
     "systematic",
     "uniform",
+    "weighted_quantile",
 ]

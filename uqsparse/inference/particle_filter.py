@@ -1,0 +1,445 @@
+"""Particle filters: the state of a state-space model given the observations so far, and the evidence of the series.
+
+One step of the loop, for a population with normalised weights W:
+
+    resample   if the effective sample size of W (times the lookahead of an auxiliary filter) is low
+    propagate  x_t ~ q(. | x_{t-1}, y_t); the bootstrap filter takes the transition f for q
+    weigh      w = f(x_t | x_{t-1}) g(y_t | x_t) / q(x_t | x_{t-1}, y_t); the evidence gains sum W w
+
+`filter_step` is a deterministic function of explicit randomness; the loop around it supplies that from a key.
+
+Sources: Gordon, Salmond & Smith (1993), Novel approach to nonlinear/non-Gaussian Bayesian state estimation (bootstrap);
+Doucet, Godsill & Andrieu (2000), On sequential Monte Carlo sampling methods (guided); Pitt & Shephard (1999), Filtering
+via simulation: auxiliary particle filters; Carpenter, Clifford & Fearnhead (1999) (auxiliary, with the resampling
+distribution free); Del Moral (2004), Feynman-Kac formulae, section 7.4 (unbiased evidence).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from uqsparse.inference.evidence_error import close_lineage, extend_lineage, start_lineage
+from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter
+from uqsparse.inference.populations import Source, draw, draw_sources, log_prob, plan_draws
+from uqsparse.inference.smc_settings import typed
+from uqsparse.inference.state_space import (
+    Missing,
+    Series,
+    StateSpaceModel,
+    as_carry,
+    prepare_series,
+    require_fitting_rows,
+    row,
+)
+from uqsparse.kernels import effective_sample_size, uniform, weighted_quantile
+
+
+class FilterHistory(NamedTuple):
+    """Every population of a run, as smoothing needs them.
+
+    Args:
+        states: pytree with leading axes (T, n).
+        log_weights: normalised log weights, shape (T, n).
+        ancestors: index of each particle's parent at the time before, shape (T, n); the row 0 is 0, ..., n - 1.
+    """
+
+    states: PyTree
+    log_weights: Float[Array, "T n"]
+    ancestors: Int[Array, "T n"]
+
+
+class FilterResult(NamedTuple):
+    """What a particle filter found, with the record that supports it.
+
+    Args:
+        means: means of the statistics given y_0, ..., y_t, a pytree with leading axis T.
+        quantiles: quantiles of the statistics, a pytree with leading axes (T, k), or None.
+        log_evidence: estimate of log p(y_0, ..., y_{T-1}); its exponential is unbiased.
+        log_evidence_se: estimated standard error of it, from the genealogy of this run.
+        log_evidence_increments: estimates of log p(y_t | y_0, ..., y_{t-1}), shape (T,).
+        ess: effective sample size after weighting at each time, between 1 and n, shape (T,).
+        resampled: whether the step to time t began with resampling, shape (T,).
+        states: the last population, a pytree with leading axis n.
+        log_weights: its normalised log weights, shape (n,).
+        collapsed_at: first time at which all weights were zero, -1 if none. From there on the log evidence is -inf and
+            the population goes on unweighted, so that nothing is NaN, but means nothing.
+        invalid_at: first time at which a log density was NaN or +inf, -1 if none; such a weight counts as zero.
+        history: every population, if it was asked for.
+    """
+
+    means: PyTree
+    quantiles: PyTree
+    log_evidence: Float[Array, ""]
+    log_evidence_se: Float[Array, ""]
+    log_evidence_increments: Float[Array, " T"]
+    ess: Float[Array, " T"]
+    resampled: Bool[Array, " T"]
+    states: PyTree
+    log_weights: Float[Array, " n"]
+    collapsed_at: Int[Array, ""]
+    invalid_at: Int[Array, ""]
+    history: FilterHistory | None
+
+
+def particle_filter(
+    key: Array,
+    model: StateSpaceModel,
+    observations: PyTree,
+    parameters: PyTree = None,
+    inputs: PyTree = None,
+    *,
+    n_particles: int = 1000,
+    proposal: Proposal | None = None,
+    lookahead: Callable[[PyTree, PyTree, PyTree, PyTree], Float[Array, ""]] | None = None,
+    resampling: Literal["systematic", "stratified", "multinomial", "residual"] = "systematic",
+    ess_fraction: float = 0.5,
+    missing: Missing = "error",
+    statistics: Callable[[PyTree], PyTree] | None = None,
+    quantiles: Sequence[float] = (),
+    keep_history: bool = False,
+    collapse: Literal["raise", "flag"] = "raise",
+) -> FilterResult:
+    """Filter a series: bootstrap by default, guided with a `proposal`, auxiliary with a `lookahead`.
+
+    One `lax.scan`, compiled once for a model and its shapes, in the precision JAX is set to. It may be called inside
+    `jit` and under `vmap` over keys, parameters or series; there problems are flagged, not raised.
+
+    Args:
+        key: random key, typed or legacy.
+        model: the state-space model.
+        observations: array or pytree of arrays with leading axis T.
+        parameters: passed to the model's functions.
+        inputs: exogenous inputs with leading axis T, or None.
+        n_particles: population size n, at least 2.
+        proposal: where to draw states from instead of the transition; may look at the observation.
+        lookahead: `lookahead(parameters, state, inputs, observation)`, log of a guess of p(y_t | x_{t-1}), up to a
+            constant, by which particles are resampled before they move.
+        resampling: "systematic", "stratified", "multinomial" or "residual".
+        ess_fraction: resample when the effective sample size falls below this fraction of n; 1 resamples at every
+            step, 0 never.
+        missing: "error" refuses NaN; "skip" takes rows that are NaN throughout as not observed.
+        statistics: `statistics(state)`, a pytree of numbers of one particle whose means and quantiles are wanted; the
+            state itself by default. For a discrete state `lambda k: jax.nn.one_hot(k, 3)` gives probabilities.
+        quantiles: probabilities in (0, 1). Each needs the particles sorted, which costs more than the step itself.
+        keep_history: keep every population, T n states; `smooth` needs it.
+        collapse: "raise" an error when all weights are zero or a log density is NaN, or "flag" it in the result.
+
+    Returns:
+        A `FilterResult`.
+
+    Raises:
+        ValueError: an argument is out of range; shapes do not fit; all weights are zero at some time, for instance
+            because an observation lies outside its support; a log density is NaN or +inf.
+
+    Source: Chopin & Papaspiliopoulos (2020), An introduction to sequential Monte Carlo, algorithms 10.1 to 10.3.
+
+    >>> import numpyro.distributions as dist
+    >>> walk = StateSpaceModel(
+    ...     initial=lambda parameters, inputs: dist.Normal(0.0, 1.0),
+    ...     transition=lambda parameters, state, inputs: dist.Normal(state, 0.1),
+    ...     observation=lambda parameters, state, inputs: dist.Normal(state, 0.5),
+    ... )
+    >>> result = particle_filter(jax.random.key(0), walk, jnp.array([0.1, -0.2, 0.3]))
+    >>> result.means.shape, bool(result.log_evidence_se < 0.1)
+    ((3,), True)
+    """
+    settings = check_filter(n_particles, resampling, ess_fraction, proposal, lookahead)
+    probabilities = _check_quantiles(quantiles)
+    if collapse not in ("raise", "flag"):
+        raise ValueError(f"collapse must be 'raise' or 'flag', got {collapse!r}")
+    series = prepare_series(observations, inputs, missing)
+    result = _run(
+        typed(key),
+        model,
+        jax.tree.map(jnp.asarray, parameters),
+        series,
+        settings,
+        statistics,
+        probabilities,
+        keep_history,
+    )
+    if collapse == "raise" and not isinstance(result.collapsed_at, jax.core.Tracer):
+        raise_on_failure(result, observations)
+    return result
+
+
+@eqx.filter_jit
+def _run(key, model, parameters, series, settings, statistics, probabilities, keep_history) -> FilterResult:
+    return run_filter(key, model, parameters, series, settings, statistics, probabilities, keep_history)
+
+
+class Population(NamedTuple):
+    """Weighted particles; `log_weights` are normalised and `weights` their exponentials."""
+
+    states: PyTree
+    log_weights: Float[Array, " n"]
+    weights: Float[Array, " n"]
+
+
+class Move(NamedTuple):
+    """What a step did to its population."""
+
+    ancestors: Int[Array, " n"]
+    resampled: Bool[Array, ""]
+    increment: Float[Array, ""]
+    ess: Float[Array, ""]
+    is_valid: Bool[Array, ""]
+
+
+class Row(NamedTuple):
+    """What is known at one time: observation, flags of its missing leaves or None, inputs or None."""
+
+    observation: PyTree
+    missing: list[Bool[Array, ""]] | None
+    inputs: PyTree
+
+
+def run_filter(
+    key: Array,
+    model: StateSpaceModel,
+    parameters: PyTree,
+    series: Series,
+    settings: FilterSettings,
+    statistics: Callable[[PyTree], PyTree] | None = None,
+    probabilities: tuple[float, ...] = (),
+    keep_history: bool = False,
+) -> FilterResult:
+    """The filter as a traceable function, for use inside other programs; arguments are not checked."""
+    n = settings.n_particles
+    rows = Row(series.observations, series.missing, series.inputs)
+    key_first, key_rest = jax.random.split(key)
+
+    first = row(rows, 0)
+    population, move = start_population(
+        model, parameters, first, settings, draw_sources(key_first, plan_start(model, parameters, first, settings), n)
+    )
+    require_fitting_rows(model, parameters, row(population.states, 0), series)
+    plan = plan_step(model, parameters, row(population.states, 0), first, settings)
+
+    def summarise(population: Population, move: Move):
+        values = population.states if statistics is None else jax.vmap(statistics)(population.states)
+        means = jax.tree.map(lambda x: jnp.tensordot(population.weights, x.astype(float), 1), values)
+        bands = None
+        if probabilities:
+            wanted = jnp.asarray(probabilities)
+            bands = jax.tree.map(lambda x: _quantiles(x.astype(float), population.weights, wanted), values)
+        kept = None
+        if keep_history:
+            kept = FilterHistory(population.states, population.log_weights, move.ancestors)
+        return means, bands, kept, (move.increment, move.ess, move.resampled, move.is_valid)
+
+    def body(carry, x):
+        population, lineage = carry
+        t, key, now = x
+        key_resample, key_move = jax.random.split(key)
+        uniforms = uniform(key_resample, settings.scheme.uniforms(n))
+        before = population.weights
+        population, move = filter_step(
+            model, parameters, population, now, settings, uniforms, draw_sources(key_move, plan, n)
+        )
+        lineage = extend_lineage(lineage, t, before, move.ancestors, move.resampled, population.weights, settings)
+        return (population, lineage), summarise(population, move)
+
+    later = jax.tree.map(lambda x: x[1:], rows)
+    steps = (jnp.arange(1, series.n_steps), jax.random.split(key_rest, series.n_steps - 1), later)
+    (last, lineage), rest = jax.lax.scan(body, (population, start_lineage(n)), steps)
+    means, bands, kept, record = jax.tree.map(
+        lambda x, xs: jnp.concatenate([x[None], xs]), summarise(population, move), rest
+    )
+    increments, ess, resampled, is_valid = record
+    return FilterResult(
+        means=means,
+        quantiles=bands,
+        log_evidence=jnp.sum(increments),
+        log_evidence_se=jnp.sqrt(close_lineage(lineage, last.weights)),
+        log_evidence_increments=increments,
+        ess=ess,
+        resampled=resampled,
+        states=last.states,
+        log_weights=last.log_weights,
+        collapsed_at=_first(increments == -jnp.inf),
+        invalid_at=_first(~is_valid),
+        history=kept,
+    )
+
+
+def plan_start(model, parameters, now: Row, settings: FilterSettings) -> tuple[Source, ...]:
+    """What drawing the first population consumes."""
+    return plan_draws(lambda: _first_distribution(model, parameters, now, settings))
+
+
+def plan_step(model, parameters, state, now: Row, settings: FilterSettings) -> tuple[Source, ...]:
+    """What moving a particle consumes: for a guided filter with missing observations, either way of moving."""
+    plan = plan_draws(lambda x: model.transition(parameters, x, now.inputs), state)
+    if settings.proposal is None:
+        return plan
+    guided = plan_draws(lambda x: settings.proposal.transition(parameters, x, now.inputs, now.observation), state)
+    return guided if now.missing is None else (*guided, *plan)
+
+
+def start_population(
+    model: StateSpaceModel, parameters: PyTree, now: Row, settings: FilterSettings, sources: list[Array]
+) -> tuple[Population, Move]:
+    """Draw and weigh the first population."""
+    n = settings.n_particles
+    drawn_from = _first_distribution(model, parameters, now, settings)
+    states = jax.vmap(lambda source: draw(drawn_from, source))(sources)
+    states = jax.tree.map(jnp.asarray, states)
+
+    def log_ratio(state):
+        ratio = _log_likelihood(model, parameters, state, now)
+        if settings.proposal is not None:
+            ratio += log_prob(model.initial(parameters, now.inputs), state) - log_prob(drawn_from, state)
+        return ratio
+
+    equal = jnp.full(n, -jnp.log(float(n)))
+    population, increment, ess, is_valid = reweigh(states, equal, jax.vmap(log_ratio)(states))
+    return population, Move(jnp.arange(n, dtype=jnp.int32), jnp.zeros((), bool), increment, ess, is_valid)
+
+
+def filter_step(
+    model: StateSpaceModel,
+    parameters: PyTree,
+    population: Population,
+    now: Row,
+    settings: FilterSettings,
+    uniforms: Float[Array, " n"] | Float[Array, ""],
+    sources: list[Array],
+) -> tuple[Population, Move]:
+    """Resample, propagate and weigh: a deterministic function of the uniforms and the sources."""
+    n = settings.n_particles
+    log_guess = None
+    first_stage = population.weights
+    if settings.lookahead is not None:
+        log_guess = _log_guess(settings, parameters, population, now)
+        raised = population.log_weights + log_guess
+        first_stage = jnp.exp(raised - jnp.max(raised))
+
+    def resample(_):
+        ancestors = settings.scheme.resample(first_stage, uniforms, n).astype(jnp.int32)
+        log_weights = jnp.full(n, -jnp.log(float(n)))
+        if log_guess is not None:
+            # What the first stage added is taken off again, so that the weighted population stays the same one.
+            log_weights += jax.nn.logsumexp(population.log_weights + log_guess) - log_guess[ancestors]
+        return jax.tree.map(lambda x: x[ancestors], population.states), log_weights, ancestors
+
+    def keep(_):
+        return population.states, population.log_weights, jnp.arange(n, dtype=jnp.int32)
+
+    # The effective sample size is at most n. A condition even where it is always met: what is in a branch is not fused
+    # with the noise outside, whose loop would no longer be vectorised.
+    threshold = 2 * n if settings.ess_fraction == 1 else settings.ess_fraction * n
+    is_low = effective_sample_size(first_stage) < threshold
+    parents, log_weights, ancestors = jax.lax.cond(is_low, resample, keep, None)
+
+    states, log_ratio = _propagate(model, parameters, parents, now, settings, sources)
+    population, increment, ess, is_valid = reweigh(states, log_weights, log_ratio)
+    return population, Move(ancestors, is_low, increment, ess, is_valid)
+
+
+def reweigh(states, log_weights, log_ratio) -> tuple[Population, Array, Array, Array]:
+    """Multiply weights by a ratio and normalise; also the log of the sum, the ESS, and whether all was a number."""
+    bad = jnp.isnan(log_ratio) | (log_ratio == jnp.inf)
+    raised = log_weights + jnp.where(bad, -jnp.inf, log_ratio)
+    peak = jnp.max(raised)
+    is_alive = peak > -jnp.inf
+    scaled = jnp.where(is_alive, jnp.exp(raised - jnp.where(is_alive, peak, 0)), 1.0)
+    total = jnp.sum(scaled)
+    increment = jnp.where(is_alive, peak + jnp.log(total), -jnp.inf)
+    log_weights = jnp.where(is_alive, raised - increment, -jnp.log(float(log_weights.shape[0])))
+    ess = total**2 / jnp.sum(scaled**2)
+    return Population(states, log_weights, scaled / total), increment, ess, ~jnp.any(bad)
+
+
+def _propagate(model, parameters, parents, now: Row, settings: FilterSettings, sources):
+    """Move every particle and return its log incremental weight."""
+    proposal = settings.proposal
+
+    def bootstrap(sources):
+        def move(parent, source):
+            state = as_carry(draw(model.transition(parameters, parent, now.inputs), source), parent)
+            return state, _log_likelihood(model, parameters, state, now)
+
+        return jax.vmap(move)(parents, sources)
+
+    if proposal is None:
+        return bootstrap(sources)
+
+    def guided(sources):
+        def move(parent, source):
+            drawn_from = proposal.transition(parameters, parent, now.inputs, now.observation)
+            state = as_carry(draw(drawn_from, source), parent)
+            transition = log_prob(model.transition(parameters, parent, now.inputs), state)
+            return state, transition + _log_likelihood(model, parameters, state, now) - log_prob(drawn_from, state)
+
+        return jax.vmap(move)(parents, sources)
+
+    if now.missing is None:
+        return guided(sources)
+    # Where nothing was seen there is nothing to be guided by.
+    n_plain = len(plan_draws(lambda x: model.transition(parameters, x, now.inputs), row(parents, 0)))
+    split = len(sources) - n_plain
+    return jax.lax.cond(_unseen(now), lambda: bootstrap(sources[split:]), lambda: guided(sources[:split]))
+
+
+def _first_distribution(model, parameters, now: Row, settings: FilterSettings):
+    if settings.proposal is None:
+        return model.initial(parameters, now.inputs)
+    return settings.proposal.initial(parameters, now.inputs, now.observation)
+
+
+def _log_likelihood(model, parameters, state, now: Row):
+    return log_prob(model.observation(parameters, state, now.inputs), now.observation, now.missing)
+
+
+def _log_guess(settings: FilterSettings, parameters, population: Population, now: Row):
+    def guess(state):
+        return settings.lookahead(parameters, state, now.inputs, now.observation)
+
+    guesses = jax.vmap(guess)(population.states)
+    # A guess that is no number would end the run; a very low one does what was meant.
+    guesses = jnp.where(jnp.isfinite(guesses), guesses, -1e300 if guesses.dtype == jnp.float64 else -1e30)
+    return guesses if now.missing is None else jnp.where(_unseen(now), 0.0, guesses)
+
+
+def _unseen(now: Row):
+    return jnp.all(jnp.stack(now.missing))
+
+
+def _quantiles(values, weights, probabilities):
+    flat = values.reshape(values.shape[0], -1)
+    found = jax.vmap(weighted_quantile, (1, None, None), 1)(flat, weights, probabilities)
+    return found.reshape(len(probabilities), *values.shape[1:])
+
+
+def _first(flags):
+    return jnp.where(jnp.any(flags), jnp.argmax(flags), -1)
+
+
+def _check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:
+    probabilities = tuple(float(q) for q in np.ravel(np.asarray(quantiles)))
+    for q in probabilities:
+        if not 0 < q < 1:
+            raise ValueError(f"quantiles must lie strictly between 0 and 1, got {q}")
+    return probabilities
+
+
+def raise_on_failure(result: FilterResult, observations: PyTree) -> None:
+    """Raise if a run collapsed or met a log density that is no number, naming the time and the observation."""
+
+    def describe(t: int) -> str:
+        return f"t = {t}, observation {row(jax.tree.map(np.asarray, observations), t)}"
+
+    invalid, collapsed = int(result.invalid_at), int(result.collapsed_at)
+    if invalid >= 0:
+        raise ValueError(f"a log density is NaN or +inf at {describe(invalid)}: check the model's parameters there")
+    if collapsed >= 0:
+        raise ValueError(
+            f"all weights are zero at {describe(collapsed)}: it lies outside the support of every particle's "
+            "observation distribution, or too far from all of them; check it, raise n_particles or use a proposal"
+        )
