@@ -1,12 +1,7 @@
 """Particle filters: the state of a state-space model given the observations so far, and the evidence of the series.
 
-One step of the loop, for a population with normalised weights W:
-
-    resample   if the effective sample size of W (times the lookahead of an auxiliary filter) is low
-    propagate  x_t ~ q(. | x_{t-1}, y_t); the bootstrap filter takes the transition f for q
-    weigh      w = f(x_t | x_{t-1}) g(y_t | x_t) / q(x_t | x_{t-1}, y_t); the evidence gains sum W w
-
-`filter_step` is a deterministic function of explicit randomness; the loop around it supplies that from a key.
+The steps themselves are in `filter_steps`: deterministic functions of explicit randomness, which the loop supplies from
+a key.
 
 Sources: Gordon, Salmond & Smith (1993), Novel approach to nonlinear/non-Gaussian Bayesian state estimation (bootstrap);
 Doucet, Godsill & Andrieu (2000), On sequential Monte Carlo sampling methods (guided); Pitt & Shephard (1999), Filtering
@@ -25,18 +20,18 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from uqsparse.inference.evidence_error import close_lineage, extend_lineage, start_lineage
 from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter
-from uqsparse.inference.populations import Source, draw, draw_sources, log_prob, plan_draws
+from uqsparse.inference.filter_steps import Move, Population, Row, filter_step, plan_start, plan_step, start_population
+from uqsparse.inference.populations import draw_sources
 from uqsparse.inference.smc_settings import typed
 from uqsparse.inference.state_space import (
     Missing,
     Series,
     StateSpaceModel,
-    as_carry,
     prepare_series,
     require_fitting_rows,
     row,
 )
-from uqsparse.kernels import effective_sample_size, uniform, weighted_quantile
+from uqsparse.kernels import uniform, weighted_quantile
 
 
 class FilterHistory(NamedTuple):
@@ -164,39 +159,15 @@ def particle_filter(
         keep_history,
     )
     if collapse == "raise" and not isinstance(result.collapsed_at, jax.core.Tracer):
-        raise_on_failure(result, observations)
+        error = failure(int(result.invalid_at), int(result.collapsed_at), observations)
+        if error is not None:
+            raise error
     return result
 
 
 @eqx.filter_jit
 def _run(key, model, parameters, series, settings, statistics, probabilities, keep_history) -> FilterResult:
     return run_filter(key, model, parameters, series, settings, statistics, probabilities, keep_history)
-
-
-class Population(NamedTuple):
-    """Weighted particles; `log_weights` are normalised and `weights` their exponentials."""
-
-    states: PyTree
-    log_weights: Float[Array, " n"]
-    weights: Float[Array, " n"]
-
-
-class Move(NamedTuple):
-    """What a step did to its population."""
-
-    ancestors: Int[Array, " n"]
-    resampled: Bool[Array, ""]
-    increment: Float[Array, ""]
-    ess: Float[Array, ""]
-    is_valid: Bool[Array, ""]
-
-
-class Row(NamedTuple):
-    """What is known at one time: observation, flags of its missing leaves or None, inputs or None."""
-
-    observation: PyTree
-    missing: list[Bool[Array, ""]] | None
-    inputs: PyTree
 
 
 def run_filter(
@@ -268,149 +239,6 @@ def run_filter(
     )
 
 
-def plan_start(model, parameters, now: Row, settings: FilterSettings) -> tuple[Source, ...]:
-    """What drawing the first population consumes."""
-    return plan_draws(lambda: _first_distribution(model, parameters, now, settings))
-
-
-def plan_step(model, parameters, state, now: Row, settings: FilterSettings) -> tuple[Source, ...]:
-    """What moving a particle consumes: for a guided filter with missing observations, either way of moving."""
-    plan = plan_draws(lambda x: model.transition(parameters, x, now.inputs), state)
-    if settings.proposal is None:
-        return plan
-    guided = plan_draws(lambda x: settings.proposal.transition(parameters, x, now.inputs, now.observation), state)
-    return guided if now.missing is None else (*guided, *plan)
-
-
-def start_population(
-    model: StateSpaceModel, parameters: PyTree, now: Row, settings: FilterSettings, sources: list[Array]
-) -> tuple[Population, Move]:
-    """Draw and weigh the first population."""
-    n = settings.n_particles
-    drawn_from = _first_distribution(model, parameters, now, settings)
-    states = jax.vmap(lambda source: draw(drawn_from, source))(sources)
-    states = jax.tree.map(jnp.asarray, states)
-
-    def log_ratio(state):
-        ratio = _log_likelihood(model, parameters, state, now)
-        if settings.proposal is not None:
-            ratio += log_prob(model.initial(parameters, now.inputs), state) - log_prob(drawn_from, state)
-        return ratio
-
-    equal = jnp.full(n, -jnp.log(float(n)))
-    population, increment, ess, is_valid = reweigh(states, equal, jax.vmap(log_ratio)(states))
-    return population, Move(jnp.arange(n, dtype=jnp.int32), jnp.zeros((), bool), increment, ess, is_valid)
-
-
-def filter_step(
-    model: StateSpaceModel,
-    parameters: PyTree,
-    population: Population,
-    now: Row,
-    settings: FilterSettings,
-    uniforms: Float[Array, " n"] | Float[Array, ""],
-    sources: list[Array],
-) -> tuple[Population, Move]:
-    """Resample, propagate and weigh: a deterministic function of the uniforms and the sources."""
-    n = settings.n_particles
-    log_guess = None
-    first_stage = population.weights
-    if settings.lookahead is not None:
-        log_guess = _log_guess(settings, parameters, population, now)
-        raised = population.log_weights + log_guess
-        first_stage = jnp.exp(raised - jnp.max(raised))
-
-    def resample(_):
-        ancestors = settings.scheme.resample(first_stage, uniforms, n).astype(jnp.int32)
-        log_weights = jnp.full(n, -jnp.log(float(n)))
-        if log_guess is not None:
-            # What the first stage added is taken off again, so that the weighted population stays the same one.
-            log_weights += jax.nn.logsumexp(population.log_weights + log_guess) - log_guess[ancestors]
-        return jax.tree.map(lambda x: x[ancestors], population.states), log_weights, ancestors
-
-    def keep(_):
-        return population.states, population.log_weights, jnp.arange(n, dtype=jnp.int32)
-
-    # The effective sample size is at most n. A condition even where it is always met: what is in a branch is not fused
-    # with the noise outside, whose loop would no longer be vectorised.
-    threshold = 2 * n if settings.ess_fraction == 1 else settings.ess_fraction * n
-    is_low = effective_sample_size(first_stage) < threshold
-    parents, log_weights, ancestors = jax.lax.cond(is_low, resample, keep, None)
-
-    states, log_ratio = _propagate(model, parameters, parents, now, settings, sources)
-    population, increment, ess, is_valid = reweigh(states, log_weights, log_ratio)
-    return population, Move(ancestors, is_low, increment, ess, is_valid)
-
-
-def reweigh(states, log_weights, log_ratio) -> tuple[Population, Array, Array, Array]:
-    """Multiply weights by a ratio and normalise; also the log of the sum, the ESS, and whether all was a number."""
-    bad = jnp.isnan(log_ratio) | (log_ratio == jnp.inf)
-    raised = log_weights + jnp.where(bad, -jnp.inf, log_ratio)
-    peak = jnp.max(raised)
-    is_alive = peak > -jnp.inf
-    scaled = jnp.where(is_alive, jnp.exp(raised - jnp.where(is_alive, peak, 0)), 1.0)
-    total = jnp.sum(scaled)
-    increment = jnp.where(is_alive, peak + jnp.log(total), -jnp.inf)
-    log_weights = jnp.where(is_alive, raised - increment, -jnp.log(float(log_weights.shape[0])))
-    ess = total**2 / jnp.sum(scaled**2)
-    return Population(states, log_weights, scaled / total), increment, ess, ~jnp.any(bad)
-
-
-def _propagate(model, parameters, parents, now: Row, settings: FilterSettings, sources):
-    """Move every particle and return its log incremental weight."""
-    proposal = settings.proposal
-
-    def bootstrap(sources):
-        def move(parent, source):
-            state = as_carry(draw(model.transition(parameters, parent, now.inputs), source), parent)
-            return state, _log_likelihood(model, parameters, state, now)
-
-        return jax.vmap(move)(parents, sources)
-
-    if proposal is None:
-        return bootstrap(sources)
-
-    def guided(sources):
-        def move(parent, source):
-            drawn_from = proposal.transition(parameters, parent, now.inputs, now.observation)
-            state = as_carry(draw(drawn_from, source), parent)
-            transition = log_prob(model.transition(parameters, parent, now.inputs), state)
-            return state, transition + _log_likelihood(model, parameters, state, now) - log_prob(drawn_from, state)
-
-        return jax.vmap(move)(parents, sources)
-
-    if now.missing is None:
-        return guided(sources)
-    # Where nothing was seen there is nothing to be guided by.
-    n_plain = len(plan_draws(lambda x: model.transition(parameters, x, now.inputs), row(parents, 0)))
-    split = len(sources) - n_plain
-    return jax.lax.cond(_unseen(now), lambda: bootstrap(sources[split:]), lambda: guided(sources[:split]))
-
-
-def _first_distribution(model, parameters, now: Row, settings: FilterSettings):
-    if settings.proposal is None:
-        return model.initial(parameters, now.inputs)
-    return settings.proposal.initial(parameters, now.inputs, now.observation)
-
-
-def _log_likelihood(model, parameters, state, now: Row):
-    return log_prob(model.observation(parameters, state, now.inputs), now.observation, now.missing)
-
-
-def _log_guess(settings: FilterSettings, parameters, population: Population, now: Row):
-    def guess(state):
-        return settings.lookahead(parameters, state, now.inputs, now.observation)
-
-    guesses = jax.vmap(guess)(population.states)
-    # A guess that is no number would end the run; a very low one does what was meant.
-    guesses = jnp.where(jnp.isfinite(guesses), guesses, -1e300 if guesses.dtype == jnp.float64 else -1e30)
-    return guesses if now.missing is None else jnp.where(_unseen(now), 0.0, guesses)
-
-
-def _unseen(now: Row):
-    return jnp.all(jnp.stack(now.missing))
-
-
 def _quantiles(values, weights, probabilities):
     flat = values.reshape(values.shape[0], -1)
     found = jax.vmap(weighted_quantile, (1, None, None), 1)(flat, weights, probabilities)
@@ -429,17 +257,17 @@ def _check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:
     return probabilities
 
 
-def raise_on_failure(result: FilterResult, observations: PyTree) -> None:
-    """Raise if a run collapsed or met a log density that is no number, naming the time and the observation."""
+def failure(invalid_at: int, collapsed_at: int, observations: PyTree) -> ValueError | None:
+    """The error of a run that collapsed or met a log density that is no number, naming time and observation."""
 
     def describe(t: int) -> str:
         return f"t = {t}, observation {row(jax.tree.map(np.asarray, observations), t)}"
 
-    invalid, collapsed = int(result.invalid_at), int(result.collapsed_at)
-    if invalid >= 0:
-        raise ValueError(f"a log density is NaN or +inf at {describe(invalid)}: check the model's parameters there")
-    if collapsed >= 0:
-        raise ValueError(
-            f"all weights are zero at {describe(collapsed)}: it lies outside the support of every particle's "
+    if invalid_at >= 0:
+        return ValueError(f"a log density is NaN or +inf at {describe(invalid_at)}: check the model's parameters there")
+    if collapsed_at >= 0:
+        return ValueError(
+            f"all weights are zero at {describe(collapsed_at)}: it lies outside the support of every particle's "
             "observation distribution, or too far from all of them; check it, raise n_particles or use a proposal"
         )
+    return None

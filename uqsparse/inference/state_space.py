@@ -100,7 +100,7 @@ def prepare_series(observations: PyTree, inputs: PyTree = None, missing: Missing
     ]
     if not named:
         raise ValueError("observations is empty: expected an array or a pytree of arrays with leading axis T")
-    named += [("inputs" + jax.tree_util.keystr(p), x) for p, x in jax.tree_util.tree_leaves_with_path(inputs)]
+    named += [("inputs" + jax.tree_util.keystr(at), x) for at, x in _with_paths(inputs)]
     n_steps = np.shape(named[0][1])[0] if np.ndim(named[0][1]) else 0
     for name, leaf in named:
         if not np.ndim(leaf) or np.shape(leaf)[0] != n_steps or not n_steps:
@@ -141,7 +141,7 @@ def require_fitting_rows(model: StateSpaceModel, parameters: PyTree, state: PyTr
         return 0
 
     jax.eval_shape(probe, state)
-    leaves = jax.tree_util.tree_leaves_with_path(series.observations)
+    leaves = _with_paths(series.observations)
     if None in found:
         return
     if len(leaves) != len(found):
@@ -229,6 +229,9 @@ def as_carry(new: PyTree, old: PyTree) -> PyTree:
     ):
         raise ValueError(f"transition gives states like {_outline(new)}, initial gives {_outline(old)}")
     return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
+
+
+_with_paths = jax.tree_util.tree_leaves_with_path
 
 
 def _outline(tree: PyTree) -> str:
