@@ -1,5 +1,6 @@
 """Randomised algorithms: sequential Monte Carlo, MCMC and their diagnostics."""
 
+from uqsparse.inference.conditional_smc import ConditionalResult, conditional_smc
 from uqsparse.inference.diagnostics import Convergence, SteinCheck, convergence, stein_check
 from uqsparse.inference.filter_settings import Proposal
 from uqsparse.inference.moves import HMC, IndependentProposal, RandomWalk
@@ -13,6 +14,7 @@ from uqsparse.inference.tempered_smc import tempered_smc
 
 __all__ = [
     "HMC",
+    "ConditionalResult",
     "Convergence",
     "Density",
     "FilterHistory",
@@ -25,6 +27,7 @@ __all__ = [
     "StateSpaceModel",
     "SteinCheck",
     "TemperedTarget",
+    "conditional_smc",
     "convergence",
     "freeze_ladder",
     "hmc",
