@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from uqsparse.inference.batches import in_batches
 from uqsparse.inference.moves import Move, MoveParams, RandomWalk, fit_params
 from uqsparse.inference.precision import retry_after_precision_clash
-from uqsparse.inference.smc_progress import advance_bar, progress_bar
+from uqsparse.inference.progress import advance_bar, progress_bar
 from uqsparse.inference.smc_result import FrozenLadder, SMCResult, collect_result
 from uqsparse.inference.smc_settings import Moves, Schedule, Settings, check_ladder, check_settings, typed
 from uqsparse.inference.smc_sweep import Particles, sweep
@@ -125,7 +125,7 @@ def tempered_smc(
     if frozen is not None:
         frozen.check_fits(dim, settings.spread_is_full)
 
-    with jax.enable_x64(True), progress_bar(progress, n_replicates):
+    with jax.enable_x64(True), progress_bar(progress, "tempered SMC", n_replicates):
         schedule = Schedule(
             jnp.asarray(ess_fraction), None if temperatures is None else jnp.asarray(temperatures), frozen
         )
@@ -206,7 +206,7 @@ def _run(key, replicate, target, move, schedule: Schedule, settings: Settings) -
         n_moves = _n_moves(state.acceptance, schedule, settings, i)
         moved, did = sweep(key_move, chosen, target, temperature, move, params, n_moves, settings)
         if settings.progress:
-            jax.debug.callback(advance_bar, replicate, temperature)
+            jax.debug.callback(_report, replicate, temperature)
 
         row = Round(
             temperature=temperature,
@@ -353,6 +353,12 @@ def _evidence_variance(weights, state: State, settings: Settings):
         return state.variance + jnp.where(state.n_rounds == 0, independent, chained)
     mass = jax.ops.segment_sum(weights, state.genealogy.roots, n)
     return jnp.maximum(jnp.sum(mass**2) - 1 / n - state.genealogy.noise, independent)
+
+
+def _report(replicate, temperature) -> None:
+    """Host side of the callback."""
+    note = f"replicate {int(replicate) + 1}, temperature {float(temperature):.3g}"
+    advance_bar(float(replicate) + float(temperature), note)
 
 
 def _raise_on_failure(history: State, target: TemperedTarget) -> None:
