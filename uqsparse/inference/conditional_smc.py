@@ -12,6 +12,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter
@@ -108,7 +109,7 @@ def conditional_smc(
             raise ValueError(f"reference has a leaf of shape {jnp.shape(leaf)}; expected {series.n_steps} states")
     reference, parameters = jax.tree.map(jnp.asarray, (reference, parameters))
     result = _run(typed(key), model, parameters, reference, series, settings, ancestor_sampling)
-    if not isinstance(result.collapsed_at, jax.core.Tracer):
+    if not isinstance(result.collapsed_at, Tracer):
         error = failure(int(result.invalid_at), int(result.collapsed_at), observations)
         if error is not None:
             raise error

@@ -7,6 +7,7 @@ For a population with normalised weights W:
     weigh      w = f(x_t | x_{t-1}) g(y_t | x_t) / q(x_t | x_{t-1}, y_t); the evidence gains sum W w
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -53,9 +54,10 @@ def plan_start(model, parameters, now: Row, settings: FilterSettings) -> tuple[S
 def plan_step(model, parameters, state, now: Row, settings: FilterSettings) -> tuple[Source, ...]:
     """What moving a particle consumes: for a guided filter with missing observations, either way of moving."""
     plan = plan_draws(lambda x: model.transition(parameters, x, now.inputs), state)
-    if settings.proposal is None:
+    proposal = settings.proposal
+    if proposal is None:
         return plan
-    guided = plan_draws(lambda x: settings.proposal.transition(parameters, x, now.inputs, now.observation), state)
+    guided = plan_draws(lambda x: proposal.transition(parameters, x, now.inputs, now.observation), state)
     return guided if now.missing is None else (*guided, *plan)
 
 
@@ -104,7 +106,7 @@ def filter_step(
     log_guess = None
     first_stage = population.weights
     if settings.lookahead is not None:
-        log_guess = _log_guess(settings, parameters, population, now)
+        log_guess = _log_guess(settings.lookahead, parameters, population, now)
         raised = population.log_weights + log_guess
         first_stage = jnp.exp(raised - jnp.max(raised))
 
@@ -208,9 +210,9 @@ def _log_likelihood(model, parameters, state, now: Row):
     return log_prob(model.observation(parameters, state, now.inputs), now.observation, now.missing)
 
 
-def _log_guess(settings: FilterSettings, parameters, population: Population, now: Row):
+def _log_guess(lookahead: Callable, parameters, population: Population, now: Row):
     def guess(state):
-        return settings.lookahead(parameters, state, now.inputs, now.observation)
+        return lookahead(parameters, state, now.inputs, now.observation)
 
     guesses = jax.vmap(guess)(population.states)
     # A guess that is no number would end the run; a very low one does what was meant.
@@ -219,4 +221,4 @@ def _log_guess(settings: FilterSettings, parameters, population: Population, now
 
 
 def _unseen(now: Row):
-    return jnp.all(jnp.stack(now.missing))
+    return jnp.all(jnp.stack(now.missing or [jnp.zeros((), bool)]))

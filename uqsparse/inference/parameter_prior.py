@@ -61,9 +61,8 @@ def estimate(
     """Run the filter at one point of the parameter space and draw one path of states from its genealogy."""
     key_filter, key_path = jax.random.split(key)
     result = run_filter(key_filter, model, target.constrain(position), series, settings, lambda x: (), (), keep_path)
-    path = None
-    if keep_path:
-        history = result.history
+    path, history = None, result.history
+    if history is not None:
         path, _ = choose_path(jnp.exp(result.log_weights), history.states, history.ancestors, uniform(key_path, (1,)))
     return Estimate(result.log_evidence, path, result.invalid_at)
 

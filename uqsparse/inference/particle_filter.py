@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from uqsparse.inference.evidence_error import close_lineage, extend_lineage, start_lineage
@@ -158,7 +159,7 @@ def particle_filter(
         probabilities,
         keep_history,
     )
-    if collapse == "raise" and not isinstance(result.collapsed_at, jax.core.Tracer):
+    if collapse == "raise" and not isinstance(result.collapsed_at, Tracer):
         error = failure(int(result.invalid_at), int(result.collapsed_at), observations)
         if error is not None:
             raise error

@@ -8,6 +8,8 @@ Sources: Andrieu, Doucet & Holenstein (2010), Particle Markov chain Monte Carlo 
 Schön (2014), Particle Gibbs with ancestor sampling.
 """
 
+import functools
+import inspect
 import time
 import warnings
 from collections.abc import Callable
@@ -185,9 +187,9 @@ class _Update(NamedTuple):
 def _make_update(parameter_update: Any, problem: _Problem, n_warmup: int, target_accept: float) -> _Update:
     if parameter_update == "nuts":
         return _by_nuts(problem, n_warmup, target_accept)
-    if hasattr(parameter_update, "step") and hasattr(parameter_update, "tune"):
+    if hasattr(parameter_update, "tune"):
         return _by_move(parameter_update, problem)
-    if callable(parameter_update):
+    if inspect.isroutine(parameter_update) or isinstance(parameter_update, functools.partial):
         return _by_function(parameter_update, problem)
     raise TypeError(
         f"parameter_update must be 'nuts', a move or a function of (key, parameters, path), got {parameter_update!r}"

@@ -124,7 +124,7 @@ def log_prob(tree: PyTree, value: PyTree, skip: PyTree | None = None) -> Float[A
 def _log_prob_of(distribution: Any) -> Callable[[Any], Array]:
     if distribution.log_prob is None:
         raise ValueError("this Density has no log_prob, which is needed here: give it one, or use the bootstrap filter")
-    support = getattr(distribution, "support", None)
+    support: Any = getattr(distribution, "support", None)
     while hasattr(support, "base_constraint"):  # independent components
         support = support.base_constraint
     if support is None or support is constraints.real:
@@ -166,8 +166,9 @@ def _transform(distribution: Any, source: Array) -> Any:
         return distribution.v
     if kind == "key":
         return distribution.sample(source)
-    if type(distribution) is dist.Uniform:
-        return distribution.low + (distribution.high - distribution.low) * source
+    if isinstance(distribution, dist.Uniform):
+        low, high = jnp.asarray(distribution.low), jnp.asarray(distribution.high)
+        return low + (high - low) * source
     if type(distribution) in (BernoulliProbs, BernoulliLogits):
         return (source < distribution.probs).astype(jnp.int32)
     cumulative = jnp.cumsum(distribution.probs, axis=-1)
@@ -177,10 +178,11 @@ def _transform(distribution: Any, source: Array) -> Any:
 
 
 def _from_normal(distribution: Any, z: Array) -> Array:
-    if type(distribution) is dist.Normal:
-        return distribution.loc + distribution.scale * z
-    if type(distribution) is dist.MultivariateNormal:
-        return distribution.loc + jnp.squeeze(distribution.scale_tril @ z[..., None], axis=-1)
+    if isinstance(distribution, dist.Normal):
+        return jnp.asarray(distribution.loc) + jnp.asarray(distribution.scale) * z
+    if isinstance(distribution, dist.MultivariateNormal):
+        scaled = jnp.asarray(distribution.scale_tril) @ z[..., None]
+        return jnp.asarray(distribution.loc) + jnp.squeeze(scaled, axis=-1)
     if type(distribution) in (dist.Independent, dist.ExpandedDistribution):
         return _from_normal(distribution.base_dist, z)
     value = _from_normal(distribution.base_dist, z)

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
 from uqsparse.inference.populations import Density, distributions_in, draw, draw_sources, log_prob, plan_draws
@@ -114,14 +115,14 @@ def prepare_series(observations: PyTree, inputs: PyTree = None, missing: Missing
     flags = []
     for i, leaf in enumerate(leaves):
         name = named[i][0]
-        if missing == "skip" and not isinstance(leaf, jax.core.Tracer):
+        if missing == "skip" and not isinstance(leaf, Tracer):
             leaf, flag = _set_apart(name, np.asarray(leaf))
             leaves[i] = leaf
             flags.append(jnp.asarray(flag))
         else:
             _require_finite_rows(name, leaf)
             flags.append(jnp.zeros(n_steps, bool))
-    any_missing = missing == "skip" and any(isinstance(f, jax.core.Tracer) or np.any(f) for f in flags)
+    any_missing = missing == "skip" and any(isinstance(f, Tracer) or np.any(f) for f in flags)
     observations = jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])
     return Series(observations, flags if any_missing else None, jax.tree.map(jnp.asarray, inputs))
 
@@ -132,18 +133,21 @@ def require_fitting_rows(model: StateSpaceModel, parameters: PyTree, state: PyTr
     Raises:
         ValueError: naming the observation.
     """
-    found: list[tuple[str, tuple[int, ...]] | None] = []
+    found: list[tuple[str, tuple[int, ...]]] = []
+    n_distributions = 0
 
     def probe(state):
+        nonlocal n_distributions
         for one in distributions_in(model.observation(parameters, state, row(series.inputs, 0))):
-            # A Density does not tell its shape.
-            found.append((type(one).__name__, tuple(one.shape())) if hasattr(one, "shape") else None)
+            n_distributions += 1
+            if hasattr(one, "shape"):
+                found.append((type(one).__name__, tuple(one.shape())))
         return 0
 
     jax.eval_shape(probe, state)
     leaves = _with_paths(series.observations)
-    if None in found:
-        return
+    if n_distributions > len(found):
+        return  # a Density does not tell its shape
     if len(leaves) != len(found):
         raise ValueError(f"observations has {len(leaves)} leaves, the observation function gives {len(found)}")
     for (path, rows), (kind, shape) in zip(leaves, found, strict=True):
@@ -244,7 +248,7 @@ def _draw_with(key: Array, tree: PyTree) -> PyTree:
 
 
 def _require_finite_rows(name: str, leaf: Any) -> None:
-    if isinstance(leaf, jax.core.Tracer):
+    if isinstance(leaf, Tracer):
         return
     array = np.asarray(leaf)
     if array.dtype.kind not in "fc":
@@ -262,7 +266,7 @@ def _set_apart(name: str, leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         _require_finite_rows(name, leaf)
         return leaf, np.zeros(len(leaf), bool)
     is_nan = np.isnan(leaf).reshape(len(leaf), -1)
-    flag = is_nan.all(axis=1)
+    flag = np.asarray(is_nan.all(axis=1))
     in_part = is_nan.any(axis=1) & ~flag
     if in_part.any():
         raise ValueError(
