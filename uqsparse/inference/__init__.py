@@ -6,6 +6,7 @@ from uqsparse.inference.filter_settings import Proposal
 from uqsparse.inference.moves import HMC, IndependentProposal, RandomWalk
 from uqsparse.inference.nuts import hmc, nuts
 from uqsparse.inference.particle_filter import FilterHistory, FilterResult, particle_filter
+from uqsparse.inference.particle_gibbs import particle_gibbs
 from uqsparse.inference.populations import Density
 from uqsparse.inference.smc_result import FrozenLadder, SMCResult, freeze_ladder
 from uqsparse.inference.state_space import StateSpaceModel, simulate
@@ -33,6 +34,7 @@ __all__ = [
     "hmc",
     "nuts",
     "particle_filter",
+    "particle_gibbs",
     "simulate",
     "stein_check",
     "tempered_smc",
