@@ -39,6 +39,19 @@ class Method(StrEnum):
 
     nuts = "nuts"
     smc = "smc"
+    particle_gibbs = "particle-gibbs"
+    pmmh = "pmmh"
+    smc2 = "smc2"
+
+
+_NUMPYRO_METHODS = (Method.nuts, Method.smc)
+
+
+class Missing(StrEnum):
+    """What to do about missing observations."""
+
+    error = "error"
+    skip = "skip"
 
 
 class MoveName(StrEnum):
@@ -130,21 +143,45 @@ def list_systems() -> None:
 
 @app.command()
 def sample(
-    model: Annotated[str, typer.Argument(metavar="MODEL.py:FUNCTION", help="A NumPyro model function in a file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL.py:NAME", help="A NumPyro model function or a StateSpaceModel in a file.")
+    ],
     out: Annotated[Path, typer.Option(help="netCDF file for the posterior (ArviZ reads it).")],
     data: Annotated[
         Path | None,
-        typer.Option(help="JSON, NPZ or CSV; names are parameters of the function or sample sites of the model."),
+        typer.Option(
+            help="JSON, NPZ or CSV; names are parameters of the function or sample sites of the model; "
+            "of a state-space model 'observations' and 'inputs'."
+        ),
     ] = None,
     method: Annotated[
-        Method, typer.Option(help="No-U-turn sampler, or tempered sequential Monte Carlo.")
-    ] = Method.nuts,
+        Method | None,
+        typer.Option(
+            help="nuts (default) or tempered smc for a function; particle-gibbs (default), pmmh or smc2 for a "
+            "state-space model."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same draws.")] = 0,
-    samples: Annotated[int, typer.Option(min=8, rich_help_panel="NUTS", help="Draws kept per chain.")] = 1000,
-    warmup: Annotated[int, typer.Option(min=1, rich_help_panel="NUTS", help="Adaptation steps per chain.")] = 1000,
-    chains: Annotated[int, typer.Option(min=1, rich_help_panel="NUTS", help="Chains.")] = 4,
+    samples: Annotated[
+        int, typer.Option(min=8, rich_help_panel="Chains (nuts, particle-gibbs, pmmh)", help="Draws kept per chain.")
+    ] = 1000,
+    warmup: Annotated[
+        int,
+        typer.Option(min=1, rich_help_panel="Chains (nuts, particle-gibbs, pmmh)", help="Adaptation steps per chain."),
+    ] = 1000,
+    chains: Annotated[
+        int, typer.Option(min=1, rich_help_panel="Chains (nuts, particle-gibbs, pmmh)", help="Chains.")
+    ] = 4,
     target_accept: Annotated[float, typer.Option(rich_help_panel="NUTS", help="Raise it against divergences.")] = 0.8,
-    particles: Annotated[int, typer.Option(min=8, rich_help_panel="SMC", help="Particles per replicate.")] = 1000,
+    particles: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            rich_help_panel="SMC",
+            help="Particles per replicate of smc (1000), or of the filter in a method for state-space models.",
+            show_default=False,
+        ),
+    ] = None,
     move: Annotated[
         MoveName, typer.Option(rich_help_panel="SMC", help="Random walk, independent proposals or HMC.")
     ] = MoveName.rwm,
@@ -157,9 +194,13 @@ def sample(
         bool, typer.Option("--waste-free", rich_help_panel="SMC", help="Keep every state of every move.")
     ] = False,
     plot: Annotated[Path | None, typer.Option(metavar="DIR", help="Save trace plots (PNG) there.")] = None,
+    missing: Annotated[
+        Missing,
+        typer.Option(rich_help_panel="State-space models", help="Refuse missing observations, or skip them."),
+    ] = Missing.error,
     progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar.")] = True,
 ) -> None:
-    """Sample the posterior of a NumPyro model, print its summary and save it.
+    """Sample the posterior of a NumPyro model or a state-space model, print its summary and save it.
 
     Computes in double precision.
     """
@@ -176,20 +217,28 @@ def sample(
 
         from uqsparse.data.files import read_arrays
         from uqsparse.inference import arviz_io, diagnostics
-        from uqsparse.inference.model_files import bind_data, load_model
+        from uqsparse.inference.model_files import bind_data, bind_series, load_model
+        from uqsparse.inference.state_space import StateSpaceModel
 
         with jax.enable_x64(True):
-            function = load_model(model)
-            entries = {} if data is None else read_arrays(data)
-            function, kwargs = bind_data(function, entries, "the model call" if data is None else str(data))
-        if method is Method.nuts:
+            loaded = load_model(model)
+            entries = {} if data is None else read_arrays(data, allow_missing=missing is Missing.skip)
+            source = "the model call" if data is None else str(data)
             counts = {"n_warmup": warmup, "n_samples": samples, "n_chains": chains}
-            options = {**counts, "target_accept": target_accept, "progress": progress}
-            run = functools.partial(_run_nuts, seed, function, kwargs, options)
-        else:
-            counts = {"n_particles": particles, "n_moves": moves, "n_replicates": replicates}
-            options = {**counts, "waste_free": waste_free, "progress": progress}
-            run = functools.partial(_run_smc, seed, function, kwargs, move, options)
+            if isinstance(loaded, StateSpaceModel):
+                series = bind_series(entries, source)
+                method = _require_method(method or Method.particle_gibbs, model, is_series=True)
+                options = {"n_particles": particles, "missing": missing.value, "progress": progress}
+                run = functools.partial(_run_state_space, seed, loaded, series, method, options, counts)
+            else:
+                function, kwargs = bind_data(loaded, entries, source)
+                if _require_method(method or Method.nuts, model, is_series=False) is Method.nuts:
+                    options = {**counts, "target_accept": target_accept, "progress": progress}
+                    run = functools.partial(_run_nuts, seed, function, kwargs, options)
+                else:
+                    counts = {"n_particles": particles or 1000, "n_moves": moves, "n_replicates": replicates}
+                    options = {**counts, "waste_free": waste_free, "progress": progress}
+                    run = functools.partial(_run_smc, seed, function, kwargs, move, options)
         posterior, notes = _in_a_thread(run)
         report = diagnostics.convergence(posterior)
         arviz_io.save(posterior, out)
@@ -254,6 +303,33 @@ def bench(
         _fail(error)
     print_results(result, Console())
     raise typer.Exit(0 if result.all_hold else 1)
+
+
+def _require_method(method: Method, model: str, is_series: bool) -> Method:
+    fitting = [one for one in Method if (one not in _NUMPYRO_METHODS) == is_series]
+    if method not in fitting:
+        kind = "a state-space model" if is_series else "a NumPyro model function"
+        raise ValueError(f"--method {method.value} does not fit {model}, {kind}: use {' or '.join(fitting)}")
+    return method
+
+
+def _run_state_space(
+    seed: int,
+    model: Any,
+    series: tuple[Any, Any],
+    method: Method,
+    options: Mapping[str, Any],
+    counts: Mapping[str, Any],
+) -> Any:
+    import jax
+
+    from uqsparse.inference import particle_gibbs, pmmh, smc2
+
+    options = {name: value for name, value in options.items() if value is not None}
+    if method is Method.smc2:
+        return smc2(jax.random.key(seed), model, *series, **options).to_arviz()
+    sampler = pmmh if method is Method.pmmh else particle_gibbs
+    return sampler(jax.random.key(seed), model, *series, **options, **counts)
 
 
 def _run_nuts(seed: int, model: Callable, kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

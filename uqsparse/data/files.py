@@ -14,7 +14,7 @@ import numpy as np
 _INDEXED = re.compile(r"(?P<name>.+)\[(?P<index>\d+)\]")
 
 
-def read_arrays(path: str | os.PathLike) -> dict[str, Any]:
+def read_arrays(path: str | os.PathLike, allow_missing: bool = False) -> dict[str, Any]:
     """Read named arrays from a file.
 
     Args:
@@ -23,6 +23,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, Any]:
             `.npz`: NumPy arrays; pickled objects are refused;
             `.csv`: comma-separated, a header line, numbers; each column is an array, and the columns
             `x[0]`, `x[1]`, ... are stacked to a matrix `x`.
+        allow_missing: let NaN through, and read a `null` of JSON and an empty field of CSV as NaN.
 
     Returns:
         Name to array. Whole numbers stay integers; single numbers are plain Python numbers.
@@ -30,7 +31,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read as what its suffix says, or an entry is empty, not numeric, or
-            holds NaN or infinite numbers; the message names the file and the entry.
+            holds infinite numbers or (unless allowed) NaN; the message names the file and the entry.
     """
     path = Path(path)
     readers = {".json": _read_json, ".npz": _read_npz, ".csv": _read_csv}
@@ -39,15 +40,15 @@ def read_arrays(path: str | os.PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"data file {str(path)!r} does not exist")
     try:
-        entries = readers[path.suffix.lower()](path)
+        entries = readers[path.suffix.lower()](path, allow_missing)
     except UnicodeDecodeError:
         raise ValueError(f"data file {str(path)!r} is not UTF-8 text") from None
     if not entries:
         raise ValueError(f"data file {str(path)!r} holds no entries")
-    return {name: _checked(path, name, value) for name, value in entries.items()}
+    return {name: _checked(path, name, value, allow_missing) for name, value in entries.items()}
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def _read_json(path: Path, allow_missing: bool) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -58,12 +59,21 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     for name, value in content.items():
         try:
             entries[name] = np.asarray(value)
+            if allow_missing and entries[name].dtype.kind == "O":
+                entries[name] = _null_as_nan(entries[name])
         except ValueError:
             raise ValueError(f"entry {name!r} of {str(path)!r} is a ragged list: its rows differ in length") from None
     return entries
 
 
-def _read_npz(path: Path) -> Mapping[str, Any]:
+def _null_as_nan(array: np.ndarray) -> np.ndarray:
+    """Numbers and nulls as floats; anything else is left to be refused."""
+    numbers = [np.nan if value is None else value for value in array.ravel()]
+    plain = all(isinstance(value, int | float) for value in numbers)
+    return np.array(numbers, float).reshape(array.shape) if plain else array
+
+
+def _read_npz(path: Path, allow_missing: bool) -> Mapping[str, Any]:
     entries = {}
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -83,7 +93,7 @@ def _read_npz(path: Path) -> Mapping[str, Any]:
     return entries
 
 
-def _read_csv(path: Path) -> Mapping[str, Any]:
+def _read_csv(path: Path, allow_missing: bool) -> Mapping[str, Any]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = [row for row in csv.reader(file) if row]
     if len(rows) < 2:
@@ -95,7 +105,9 @@ def _read_csv(path: Path) -> Mapping[str, Any]:
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise ValueError(f"row {number} of {str(path)!r} has {len(row)} fields, the header has {len(header)}")
-    columns = {name: _csv_column(path, name, [row[i] for row in rows[1:]]) for i, name in enumerate(header)}
+    empty = "nan" if allow_missing else ""
+    fields = [[field.strip() or empty for field in row] for row in rows[1:]]
+    columns = {name: _csv_column(path, name, [row[i] for row in fields]) for i, name in enumerate(header)}
     return _stack_indexed(path, columns)
 
 
@@ -134,14 +146,14 @@ def _stack_indexed(path: Path, columns: dict[str, np.ndarray]) -> dict[str, np.n
     return plain
 
 
-def _checked(path: Path, name: str, value: Any) -> Any:
+def _checked(path: Path, name: str, value: Any, allow_missing: bool) -> Any:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         holds = "null" if array.dtype.kind == "O" else f"values of type {array.dtype}"
         raise ValueError(f"entry {name!r} of {str(path)!r} holds {holds}; it must be numbers")
     if array.size == 0:
         raise ValueError(f"entry {name!r} of {str(path)!r} is empty")
-    bad = ~np.isfinite(array)
+    bad = np.isinf(array) if allow_missing else ~np.isfinite(array)
     if bad.any():
         where = f", first at index {np.argwhere(bad)[0].tolist()}" if array.ndim else ""
         raise ValueError(

@@ -1,4 +1,4 @@
-"""NumPyro models from Python files, and data by name bound to them."""
+"""Models from Python files, and data by name bound to them."""
 
 import importlib.util
 import inspect
@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 from numpyro import handlers
 
 from uqsparse.inference.model_sites import inspect_model, model_name
+from uqsparse.inference.state_space import StateSpaceModel
 
 
-def load_model(spec: str) -> Callable:
-    """Import a model function from a Python file.
+def load_model(spec: str) -> Callable | StateSpaceModel:
+    """Import a NumPyro model function or a state-space model from a Python file.
 
     Args:
         spec: `path/to/file.py:function`. Imports in the file find its neighbours, as when it is run.
@@ -46,8 +48,10 @@ def load_model(spec: str) -> Callable:
     if model is None:
         functions = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
         raise ValueError(f"model file {file!r} has no {name!r}; it defines {', '.join(functions) or 'no functions'}")
-    if not callable(model):
-        raise ValueError(f"{name!r} in model file {file!r} is a {type(model).__name__}, not a function")
+    if not callable(model) and not isinstance(model, StateSpaceModel):
+        raise ValueError(
+            f"{name!r} in model file {file!r} is a {type(model).__name__}, not a model function or StateSpaceModel"
+        )
     return model
 
 
@@ -92,6 +96,40 @@ def bind_data(model: Callable, data: Mapping[str, Any], source: str = "data") ->
         _require_shape(name, np.shape(value), sites.shapes[name], source)
     conditioned = handlers.condition(model, {name: np.asarray(value) for name, value in conditions.items()})
     return conditioned, kwargs
+
+
+def bind_series(data: Mapping[str, Any], source: str = "data") -> tuple[PyTree, PyTree]:
+    """Find observations and inputs of a state-space model among named entries.
+
+    Args:
+        data: entry name to value. `observations` and `inputs` are arrays with leading axis T; entries such as
+            `observations_price` and `observations_volume` become a dictionary with the keys `price` and `volume`.
+        source: what messages call the data, such as a file name.
+
+    Returns:
+        Observations, and inputs or None.
+
+    Raises:
+        ValueError: there are no observations, or an entry is neither.
+    """
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        stem, _, rest = name.partition("_")
+        if stem not in ("observations", "inputs"):
+            raise ValueError(
+                f"entry {name!r} of {source} is neither observations nor inputs of a state-space model; call it "
+                "'observations' or 'inputs', or 'observations_<key>' for one part of them"
+            )
+        clash = rest and stem in found and not isinstance(found[stem], dict)
+        if clash or (not rest and stem in found):
+            raise ValueError(f"{source} has both {stem!r} and parts of it")
+        if rest:
+            found.setdefault(stem, {})[rest] = value
+        else:
+            found[stem] = value
+    if "observations" not in found:
+        raise ValueError(f"{source} lacks 'observations'; it has {', '.join(map(repr, data)) or 'no entries'}")
+    return found["observations"], found.get("inputs")
 
 
 def _require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...], source: str) -> None:
