@@ -41,6 +41,40 @@ SYSTEMS: tuple[System, ...] = (
         "Hoffman & Gelman (2014), The No-U-Turn Sampler",
     ),
     System(
+        "Particle filters",
+        "uqsparse.inference.particle_filter",
+        "Hidden states and the evidence of a time series, for any state-space model; vectorised over parameters",
+        "Gordon, Salmond & Smith (1993), Novel approach to nonlinear/non-Gaussian Bayesian state estimation; "
+        "Pitt & Shephard (1999), Filtering via simulation",
+    ),
+    System(
+        "Smoothing",
+        "uqsparse.inference.smoothing",
+        "States of a time series given all of it: backward simulation, fixed lag, genealogy",
+        "Godsill, Doucet & West (2004), Monte Carlo smoothing for nonlinear time series",
+    ),
+    System(
+        "Particle MCMC",
+        "uqsparse.inference.particle_gibbs",
+        "States and parameters together: particle Gibbs with ancestor sampling, and PMMH in uqsparse.inference.pmmh",
+        "Andrieu, Doucet & Holenstein (2010), Particle Markov chain Monte Carlo methods; "
+        "Lindsten, Jordan & Schön (2014), Particle Gibbs with ancestor sampling",
+    ),
+    System(
+        "SMC²",
+        "uqsparse.inference.smc2",
+        "Parameters and evidence of a state-space model as the observations come in",
+        "Chopin, Jacob & Papaspiliopoulos (2013), SMC²: an efficient algorithm for sequential analysis of "
+        "state space models",
+    ),
+    System(
+        "Exact recursions",
+        "uqsparse.inference.kalman",
+        "Kalman filter and smoother; forward-backward in uqsparse.inference.hidden_markov",
+        "Kalman (1960), A new approach to linear filtering and prediction problems; "
+        "Rauch, Tung & Striebel (1965), Maximum likelihood estimates of linear dynamic systems",
+    ),
+    System(
         "Resampling kernels",
         "uqsparse.kernels.resampling",
         "Multinomial, stratified, systematic and residual resampling as functions of explicit uniforms",
