@@ -331,6 +331,13 @@ def test_a_state_that_changes_its_shape_is_named():
         StateSpaceModel(1.0, lambda *a: None, lambda *a: None)
 
 
+def test_a_hundred_thousand_particles_in_single_precision():
+    y = observations(3)
+    result = particle_filter(jax.random.key(0), autoregression(), y, n_particles=100_000)
+    assert float(result.log_evidence_se) < 0.01
+    assert float(result.log_evidence) == pytest.approx(exact(y)[0], abs=6 * float(result.log_evidence_se))
+
+
 def test_one_observation_is_a_series():
     result = particle_filter(jax.random.key(0), autoregression(), observations(1), n_particles=20_000)
     assert float(result.log_evidence) == pytest.approx(exact(observations(1))[0], abs=0.05)

@@ -45,7 +45,7 @@ def extend_lineage(
             # Pairs made by rounding alone, n W to a whole number of offspring, do not move the evidence.
             expected = n * weights_before
             chance = expected - jnp.floor(expected)
-            noise += jnp.sum(chance * (1 - chance)) / n**2
+            noise += jnp.sum(chance * (1 - chance)) / float(n) ** 2
         return lineage._replace(older=lineage.older[ancestors], younger=lineage.younger[ancestors], noise=noise)
 
     def close(lineage: Lineage) -> Lineage:

@@ -205,21 +205,24 @@ def run_filter(
             kept = FilterHistory(population.states, population.log_weights, move.ancestors)
         return means, bands, kept, (move.increment, move.ess, move.resampled, move.is_valid)
 
-    def body(carry, x):
-        population, lineage = carry
-        t, key, now = x
+    def supply(key):
         key_resample, key_move = jax.random.split(key)
-        uniforms = uniform(key_resample, settings.scheme.uniforms(n))
+        return uniform(key_resample, settings.scheme.uniforms(n)), draw_sources(key_move, plan, n)
+
+    def body(carry, x):
+        population, lineage, (uniforms, sources) = carry
+        t, next_key, now = x
         before = population.weights
-        population, move = filter_step(
-            model, parameters, population, now, settings, uniforms, draw_sources(key_move, plan, n)
-        )
+        population, move = filter_step(model, parameters, population, now, settings, uniforms, sources)
         lineage = extend_lineage(lineage, t, before, move.ancestors, move.resampled, population.weights, settings)
-        return (population, lineage), summarise(population, move)
+        # One step ahead: carried noise is not fused with the step, whose lookups would keep its loop from vectorising.
+        return (population, lineage, supply(next_key)), summarise(population, move)
 
     later = jax.tree.map(lambda x: x[1:], rows)
-    steps = (jnp.arange(1, series.n_steps), jax.random.split(key_rest, series.n_steps - 1), later)
-    (last, lineage), rest = jax.lax.scan(body, (population, start_lineage(n)), steps)
+    keys = jax.random.split(key_rest, series.n_steps)
+    steps = (jnp.arange(1, series.n_steps), keys[1:], later)
+    start = (population, start_lineage(n), supply(keys[0]))
+    (last, lineage, _), rest = jax.lax.scan(body, start, steps)
     means, bands, kept, record = jax.tree.map(
         lambda x, xs: jnp.concatenate([x[None], xs]), summarise(population, move), rest
     )
