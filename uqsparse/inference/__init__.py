@@ -3,6 +3,8 @@
 from uqsparse.inference.conditional_smc import ConditionalResult, conditional_smc
 from uqsparse.inference.diagnostics import Convergence, SteinCheck, convergence, stein_check
 from uqsparse.inference.filter_settings import Proposal
+from uqsparse.inference.hidden_markov import HiddenMarkovResult, forward_backward, sample_paths
+from uqsparse.inference.kalman import KalmanResult, LinearGaussian, SmootherResult, kalman_filter, kalman_smoother
 from uqsparse.inference.moves import HMC, IndependentProposal, RandomWalk
 from uqsparse.inference.nuts import hmc, nuts
 from uqsparse.inference.particle_filter import FilterHistory, FilterResult, particle_filter
@@ -21,20 +23,28 @@ __all__ = [
     "FilterHistory",
     "FilterResult",
     "FrozenLadder",
+    "HiddenMarkovResult",
     "IndependentProposal",
+    "KalmanResult",
+    "LinearGaussian",
     "Proposal",
     "RandomWalk",
     "SMCResult",
+    "SmootherResult",
     "StateSpaceModel",
     "SteinCheck",
     "TemperedTarget",
     "conditional_smc",
     "convergence",
+    "forward_backward",
     "freeze_ladder",
     "hmc",
+    "kalman_filter",
+    "kalman_smoother",
     "nuts",
     "particle_filter",
     "particle_gibbs",
+    "sample_paths",
     "simulate",
     "stein_check",
     "tempered_smc",
