@@ -1,8 +1,8 @@
-"""Stochastic volatility: how uncertain US inflation has been, quarter by quarter, since 1959.
+"""Stochastic volatility: how restless a short interest rate has been, quarter by quarter, since 1959.
 
-Quarterly changes of the inflation rate have a mean near zero and a spread that wanders. The logarithm of that spread is
-a hidden autoregression; particle Gibbs draws it together with its parameters, and a particle filter shows what
-could have been known at the time. The pictures are written to `state_space.png`.
+Quarterly changes of the treasury bill rate are nearly uncorrelated, but large ones come together. The logarithm of their
+variance is a hidden autoregression. PMMH draws it together with its parameters, given the whole series; a particle
+filter shows what could have been known at the time. The picture is written to `state_space.png`.
 """
 
 import sys
@@ -16,7 +16,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from uqsparse import data
-from uqsparse.inference import StateSpaceModel, convergence, particle_filter, particle_gibbs
+from uqsparse.inference import StateSpaceModel, convergence, particle_filter, pmmh
 from uqsparse.inference.arviz_io import attributes, dataset
 from uqsparse.inference.trace_plots import plot_bands
 
@@ -43,15 +43,15 @@ model = StateSpaceModel(
 
 
 def main(folder: str = ".") -> None:
-    series = data.inflation()
+    series = data.treasury_bill()
     times, changes = series.times[1:], np.diff(series.values)
 
-    draws = particle_gibbs(jax.random.key(0), model, changes, n_warmup=300, n_samples=500)
+    draws = pmmh(jax.random.key(0), model, changes, n_particles=150, n_samples=1500)
     report = convergence(draws)
     print(f"{series.name}, {len(changes)} quarterly changes")
     for row in report.scalars[:3]:
         print(f"  {row.name:12s} {row.mean:6.2f} +- {row.sd:.2f}   R-hat {row.r_hat:.3f}")
-    print(f"  least renewed state: {100 * attributes(draws)['least_update_rate']:.0f} % of the sweeps")
+    print(f"  {attributes(draws)['advice']}")
 
     posterior = dataset(draws)
     means = {name: float(posterior[name].mean()) for name in ("level", "persistence", "volatility")}
@@ -60,7 +60,7 @@ def main(folder: str = ".") -> None:
 
     figure, (top, bottom) = pyplot.subplots(2, 1, figsize=(9, 6), sharex=True)
     top.plot(times, changes, color="0.3", linewidth=0.8)
-    top.set_ylabel("change of inflation\n(percentage points)")
+    top.set_ylabel("change of the rate\n(percentage points)")
     paths = posterior["states"].values.reshape(-1, len(times))
     plot_bands(bottom, times, np.exp(paths / 2), "given all quarters")
     for k, style in enumerate((":", "-", ":")):

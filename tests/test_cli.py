@@ -21,6 +21,7 @@ MODEL = '''
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from uqsparse.inference import StateSpaceModel
 
 def line(x, y=None, n_samples=1):
     """`n_samples` is also the name of an option of the samplers."""
@@ -51,6 +52,16 @@ def two_modes():
     numpyro.factor("modes", -8 * (jnp.abs(mu) - 10) ** 2)
 
 NUMBER = 3
+
+def walk_prior():
+    numpyro.sample("step", dist.HalfNormal(1.0))
+
+walk = StateSpaceModel(
+    initial=lambda p, inputs: dist.Normal(0.0, 1.0),
+    transition=lambda p, x, inputs: dist.Normal(x, p["step"]),
+    observation=lambda p, x, inputs: dist.Normal(x, 0.5),
+    prior=walk_prior,
+)
 '''
 X = np.linspace(-1, 1, 12)
 Y = 1.5 * X + np.array([0.3, -0.8, 0.1, 1.2, -0.4, 0.6, -1.1, 0.2, 0.9, -0.7, 0.05, -0.3])
@@ -169,6 +180,29 @@ def test_smc_prints_the_evidence_with_its_error(folder):
     assert abs(slope.mean() - MEAN) < 5 * SD / 10
 
 
+CHAINS = ("--samples", 100, "--warmup", 50, "--particles", 20)
+
+
+@pytest.mark.parametrize("method", ["particle-gibbs", "pmmh"])
+def test_a_state_space_model_is_sampled_with_gaps_and_drawn_as_bands(folder, method):
+    Path("series.csv").write_text("observations\n0.3\nnan\n-0.5\n0.1\nnan\n0.4\n")
+    options = ("--data", "series.csv", "--missing", "skip", "--method", method, "--plot", "plots")
+    result = sample("model.py:walk", *options, *CHAINS)
+    assert result.exit_code in (0, 1), result.output
+    assert "step" in result.stdout
+    posterior = dataset(load("out.nc"))
+    assert posterior["states"].shape == (4, 100, 6)
+    assert sorted(path.name for path in Path("plots").iterdir()) == ["bands-states.png", "trace-step.png"]
+
+
+def test_smc2_prints_the_evidence(folder):
+    Path("series.json").write_text(json.dumps({"observations": [0.3, None, -0.5, 0.1]}))
+    options = ("--data", "series.json", "--missing", "skip", "--method", "smc2", "--particles", 20)
+    result = sample("model.py:walk", *options)
+    assert result.exit_code in (0, 1), result.output
+    assert "log evidence" in result.stdout
+
+
 def test_options_reach_the_smc_sampler(folder, monkeypatch):
     import uqsparse.inference as inference
     from uqsparse.inference.arviz_io import to_arviz
@@ -220,6 +254,11 @@ def test_options_reach_the_smc_sampler(folder, monkeypatch):
         (["model.py:impossible", "--data", "only_y.json"], ["'lifetime'"]),
         (["model.py:line", "--data", "mismatch.json"], ["'y' of model 'line'", "(2,)", "(12,)"]),
         (["model.py:line", "--data", "data.json", "--method", "gibbs"], ["--method", "gibbs"]),
+        (["model.py:walk", "--data", "data.json"], ["'x'", "neither observations nor inputs"]),
+        (["model.py:walk"], ["the model call lacks 'observations'"]),
+        (["model.py:walk", "--data", "series.json"], ["observations", "NaN"]),
+        (["model.py:walk", "--data", "series.json", "--method", "nuts"], ["--method nuts", "particle-gibbs"]),
+        (["model.py:line", "--data", "data.json", "--method", "pmmh"], ["--method pmmh", "nuts or smc"]),
         (["model.py:line", "--data", "data.json", "--samples", "few"], ["--samples", "integer"]),
         (["model.py:line", "--data", "data.json", "--chains", 0], ["--chains"]),
         (["model.py:line", "--data", "data.json", "--target-accept", 2], ["target_accept", "2.0"]),
@@ -233,6 +272,7 @@ def test_bad_input_is_one_line(folder, arguments, parts):
     Path("broken.json").write_text('{"x": [1, 2')
     for name, entries in {
         "nan": {"x": [1.0], "y": [float("nan")]},
+        "series": {"observations": [0.1, float("nan")]},
         "unknown": {"x": [1.0], "slopes": [2.0]},
         "deterministic": {"x": X.tolist(), "twice": 2.0},
         "shape": {"x": X.tolist(), "y": [1.0, 2.0, 3.0]},

@@ -79,6 +79,23 @@ def test_unusable_files_are_named_with_the_entry(tmp_path, name, content, messag
     assert name in str(caught.value)
 
 
+def test_missing_numbers_are_nan_where_they_are_allowed(tmp_path):
+    (tmp_path / "d.json").write_text('{"x": [1, null, 3], "z": [[1.5, null]]}')
+    (tmp_path / "d.csv").write_text("x,y\n1,\n2,nan\n3,4\n")
+    from_json = read_arrays(tmp_path / "d.json", allow_missing=True)
+    np.testing.assert_array_equal(from_json["x"], [1, np.nan, 3])
+    np.testing.assert_array_equal(from_json["z"], [[1.5, np.nan]])
+    from_csv = read_arrays(tmp_path / "d.csv", allow_missing=True)
+    np.testing.assert_array_equal(from_csv["y"], [np.nan, np.nan, 4])
+    assert from_csv["x"].dtype == int
+    (tmp_path / "d.json").write_text('{"x": [1, "a", null]}')
+    with pytest.raises(ValueError, match="'x'.*must be numbers"):
+        read_arrays(tmp_path / "d.json", allow_missing=True)
+    (tmp_path / "d.json").write_text('{"x": [1, Infinity, NaN]}')
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        read_arrays(tmp_path / "d.json", allow_missing=True)
+
+
 def test_pickles_and_missing_files(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match=r"'x'.*Python objects"):
