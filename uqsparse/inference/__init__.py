@@ -11,6 +11,7 @@ from uqsparse.inference.particle_filter import FilterHistory, FilterResult, part
 from uqsparse.inference.particle_gibbs import particle_gibbs
 from uqsparse.inference.populations import Density
 from uqsparse.inference.smc_result import FrozenLadder, SMCResult, freeze_ladder
+from uqsparse.inference.smoothing import SmoothingResult, smooth
 from uqsparse.inference.state_space import StateSpaceModel, simulate
 from uqsparse.inference.targets import TemperedTarget
 from uqsparse.inference.tempered_smc import tempered_smc
@@ -31,6 +32,7 @@ __all__ = [
     "RandomWalk",
     "SMCResult",
     "SmootherResult",
+    "SmoothingResult",
     "StateSpaceModel",
     "SteinCheck",
     "TemperedTarget",
@@ -46,6 +48,7 @@ __all__ = [
     "particle_gibbs",
     "sample_paths",
     "simulate",
+    "smooth",
     "stein_check",
     "tempered_smc",
 ]

@@ -1,6 +1,6 @@
 """The choices of a particle filter, and their checks at the door."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +74,15 @@ def check_filter(
     if lookahead is not None and not callable(lookahead):
         raise TypeError(f"lookahead must be a function, got a {type(lookahead).__name__}")
     return FilterSettings(int(n_particles), SCHEMES[resampling], float(ess_fraction), proposal, lookahead)
+
+
+def check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:
+    """Raise unless every probability lies strictly between 0 and 1."""
+    probabilities = tuple(float(q) for q in np.ravel(np.asarray(quantiles)))
+    for q in probabilities:
+        if not 0 < q < 1:
+            raise ValueError(f"quantiles must lie strictly between 0 and 1, got {q}")
+    return probabilities
 
 
 def require_count(name: str, value: Any, least: int) -> None:

@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from uqsparse.inference.evidence_error import close_lineage, extend_lineage, start_lineage
-from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter
+from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter, check_quantiles
 from uqsparse.inference.filter_steps import Move, Population, Row, filter_step, plan_start, plan_step, start_population
 from uqsparse.inference.populations import draw_sources
 from uqsparse.inference.smc_settings import typed
@@ -145,7 +145,7 @@ def particle_filter(
     ((3,), True)
     """
     settings = check_filter(n_particles, resampling, ess_fraction, proposal, lookahead)
-    probabilities = _check_quantiles(quantiles)
+    probabilities = check_quantiles(quantiles)
     if collapse not in ("raise", "flag"):
         raise ValueError(f"collapse must be 'raise' or 'flag', got {collapse!r}")
     series = prepare_series(observations, inputs, missing)
@@ -198,8 +198,7 @@ def run_filter(
         means = jax.tree.map(lambda x: jnp.tensordot(population.weights, x.astype(float), 1), values)
         bands = None
         if probabilities:
-            wanted = jnp.asarray(probabilities)
-            bands = jax.tree.map(lambda x: _quantiles(x.astype(float), population.weights, wanted), values)
+            bands = population_quantiles(values, population.weights, probabilities)
         kept = None
         if keep_history:
             kept = FilterHistory(population.states, population.log_weights, move.ancestors)
@@ -243,22 +242,20 @@ def run_filter(
     )
 
 
-def _quantiles(values, weights, probabilities):
-    flat = values.reshape(values.shape[0], -1)
-    found = jax.vmap(weighted_quantile, (1, None, None), 1)(flat, weights, probabilities)
-    return found.reshape(len(probabilities), *values.shape[1:])
+def population_quantiles(values: PyTree, weights: Float[Array, " n"], probabilities: tuple[float, ...]) -> PyTree:
+    """Quantiles of each number of a population, a pytree with leading axis n; the result's is that of probabilities."""
+    wanted = jnp.asarray(probabilities)
+
+    def each(x):
+        flat = x.astype(float).reshape(x.shape[0], -1)
+        found = jax.vmap(weighted_quantile, (1, None, None), 1)(flat, weights, wanted)
+        return found.reshape(len(probabilities), *x.shape[1:])
+
+    return jax.tree.map(each, values)
 
 
 def _first(flags):
     return jnp.where(jnp.any(flags), jnp.argmax(flags), -1)
-
-
-def _check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:
-    probabilities = tuple(float(q) for q in np.ravel(np.asarray(quantiles)))
-    for q in probabilities:
-        if not 0 < q < 1:
-            raise ValueError(f"quantiles must lie strictly between 0 and 1, got {q}")
-    return probabilities
 
 
 def failure(invalid_at: int, collapsed_at: int, observations: PyTree) -> ValueError | None:

@@ -127,6 +127,20 @@ def prepare_series(observations: PyTree, inputs: PyTree = None, missing: Missing
     return Series(observations, flags if any_missing else None, jax.tree.map(jnp.asarray, inputs))
 
 
+def prepare_inputs(inputs: PyTree, n_steps: int) -> PyTree:
+    """Check inputs alone, for what follows a filter run.
+
+    Raises:
+        ValueError: a length is not T, or a value is NaN or infinite.
+    """
+    for at, leaf in _with_paths(inputs):
+        name = "inputs" + jax.tree_util.keystr(at)
+        if not np.ndim(leaf) or np.shape(leaf)[0] != n_steps:
+            raise ValueError(f"{name} has shape {np.shape(leaf)}; the filter ran over {n_steps} steps")
+        _require_finite_rows(name, leaf)
+    return jax.tree.map(jnp.asarray, inputs)
+
+
 def require_fitting_rows(model: StateSpaceModel, parameters: PyTree, state: PyTree, series: Series) -> None:
     """Compare the observations' structure and shape with the distributions that are to explain them (at trace time).
 
