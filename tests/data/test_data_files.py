@@ -89,7 +89,7 @@ def test_missing_numbers_are_nan_where_they_are_allowed(tmp_path):
     np.testing.assert_array_equal(from_csv["y"], [np.nan, np.nan, 4])
     assert from_csv["x"].dtype == int
     (tmp_path / "d.json").write_text('{"x": [1, "a", null]}')
-    with pytest.raises(ValueError, match="'x'.*must be numbers"):
+    with pytest.raises(ValueError, match=r"'x'.*must be numbers"):
         read_arrays(tmp_path / "d.json", allow_missing=True)
     (tmp_path / "d.json").write_text('{"x": [1, Infinity, NaN]}')
     with pytest.raises(ValueError, match="NaN or infinite"):

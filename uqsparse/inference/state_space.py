@@ -265,7 +265,7 @@ def _require_finite_rows(name: str, leaf: Any) -> None:
     if isinstance(leaf, Tracer):
         return
     array = np.asarray(leaf)
-    if array.dtype.kind not in "fc":
+    if array.dtype.kind not in "fc" or not array.size:
         return
     bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if bad.any():
