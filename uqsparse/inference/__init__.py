@@ -9,7 +9,10 @@ from uqsparse.inference.moves import HMC, IndependentProposal, RandomWalk
 from uqsparse.inference.nuts import hmc, nuts
 from uqsparse.inference.particle_filter import FilterHistory, FilterResult, particle_filter
 from uqsparse.inference.particle_gibbs import particle_gibbs
+from uqsparse.inference.pmmh import pmmh
 from uqsparse.inference.populations import Density
+from uqsparse.inference.smc2 import smc2
+from uqsparse.inference.smc2_result import SMC2Result
 from uqsparse.inference.smc_result import FrozenLadder, SMCResult, freeze_ladder
 from uqsparse.inference.smoothing import SmoothingResult, smooth
 from uqsparse.inference.state_space import StateSpaceModel, simulate
@@ -30,6 +33,7 @@ __all__ = [
     "LinearGaussian",
     "Proposal",
     "RandomWalk",
+    "SMC2Result",
     "SMCResult",
     "SmootherResult",
     "SmoothingResult",
@@ -46,8 +50,10 @@ __all__ = [
     "nuts",
     "particle_filter",
     "particle_gibbs",
+    "pmmh",
     "sample_paths",
     "simulate",
+    "smc2",
     "smooth",
     "stein_check",
     "tempered_smc",

@@ -15,8 +15,10 @@ from uqsparse.inference.state_space import Series, StateSpaceModel
 from uqsparse.inference.targets import TemperedTarget
 from uqsparse.kernels import uniform
 
+# Filters of one compiled call.
+N_FILTERS = 64
 # Draws from the prior among which the chains' starts are chosen, and how many of them at least count.
-N_CANDIDATES, LEAST_ESS = 128, 8
+N_CANDIDATES, LEAST_ESS = 2 * N_FILTERS, 8
 
 
 class Estimate(NamedTuple):
@@ -84,9 +86,15 @@ def choose_starts(
         ValueError: no draw from the prior gives the observations a positive likelihood, or a log density is no number.
     """
     key_prior, key_filter, key_choice = jax.random.split(key, 3)
-    positions, estimates = _run_candidates(key_prior, key_filter, model, target, series, settings, keep_path)
-    log_likelihood = np.asarray(estimates.log_evidence)
-    invalid = np.asarray(estimates.invalid_at)
+    positions, log_factor = _draw_candidates(key_prior, target)
+    batches = []
+    for some in np.split(np.asarray(positions), N_CANDIDATES // N_FILTERS):
+        key_filter, key_batch = jax.random.split(key_filter)
+        batches.append(run_filters(key_batch, model, target, jnp.asarray(some), series, settings, keep_path))
+    estimates = jax.tree.map(lambda *xs: np.concatenate(xs), *batches)
+    # Factors of the prior count too.
+    log_likelihood = estimates.log_evidence + np.asarray(log_factor)
+    invalid = estimates.invalid_at
     if np.any(invalid >= 0):
         worst = int(np.argmax(invalid >= 0))
         values = jax.tree.map(lambda x: np.asarray(x).tolist(), target.constrain(positions[worst]))
@@ -103,21 +111,39 @@ def choose_starts(
         if 1 / np.sum(weights**2) >= min(LEAST_ESS, np.isfinite(log_likelihood).sum()) or temperature < 1e-6:
             break
         temperature /= 2
-    chosen = jax.random.choice(key_choice, N_CANDIDATES, (n_chains,), p=jnp.asarray(weights))
-    position, found = jax.tree.map(lambda x: x[chosen], (positions, estimates))
-    mean = weights @ np.asarray(positions)
-    spread = np.sqrt(weights @ (np.asarray(positions) - mean) ** 2)
-    return Starts(position, found, jnp.asarray(np.maximum(spread, 1e-3 * np.std(positions, axis=0))))
+    position, found = _choose(key_choice, jnp.asarray(weights), (positions, estimates), n_chains)
+    drawn = np.asarray(positions)
+    spread = np.sqrt(weights @ (drawn - weights @ drawn) ** 2)
+    return Starts(position, found, jnp.asarray(np.maximum(spread, 1e-3 * np.std(drawn, axis=0))))
 
 
 @eqx.filter_jit
-def _run_candidates(key_prior, key_filter, model, target, series, settings, keep_path):
-    positions = target.sample_prior(key_prior, N_CANDIDATES)
+def run_filters(
+    key: Array,
+    model: StateSpaceModel,
+    target: TemperedTarget,
+    positions: Float[Array, "m d"],
+    series: Series,
+    settings: FilterSettings,
+    keep_path: bool,
+) -> Estimate:
+    """Run the filter at each of m points, compiled; m = N_FILTERS needs no second program after `choose_starts`."""
 
     def one(x):
         key, position = x
         return estimate(key, model, target, position, series, settings, keep_path)
 
     # In small batches: each filter holds its whole history for a moment.
-    keys = jax.random.split(key_filter, N_CANDIDATES)
-    return positions, jax.lax.map(one, (keys, positions), batch_size=8)
+    return jax.lax.map(one, (jax.random.split(key, positions.shape[0]), positions), batch_size=8)
+
+
+@eqx.filter_jit
+def _draw_candidates(key, target: TemperedTarget):
+    positions = target.sample_prior(key, N_CANDIDATES)
+    return positions, jax.vmap(target.log_likelihood)(positions)
+
+
+@eqx.filter_jit
+def _choose(key, weights, tree, n: int):
+    chosen = jax.random.choice(key, weights.shape[0], (n,), p=weights)
+    return jax.tree.map(lambda x: x[chosen], tree)
