@@ -9,6 +9,8 @@ ARGS ?=
 WORKERS ?= 2
 # Takes a wheel where a slightly newer release has only a source archive: nothing to compile, minutes saved.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --prefer-binary --disable-pip-version-check
+# A peer that declares numpy<2 and runs with NumPy 2; what else it needs comes with the bench extra.
+PARTICLES := particles==0.4
 
 .DEFAULT_GOAL := help
 .PHONY: help venv bench test lint format docs clean
@@ -35,12 +37,14 @@ $(VENV)/.created:
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/.created
 	@echo "Installing uqsparse[bench] into $(VENV) (once, a few minutes) ..."
 	@$(PIP_INSTALL) -e '.[bench]'
+	@$(PIP_INSTALL) --no-deps $(PARTICLES)
 	@touch $@
 
 # dev holds everything bench does, so a later `make bench` has nothing left to install.
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.created
 	@echo "Installing uqsparse[dev] into $(VENV) (once, a few minutes) ..."
 	@$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) --no-deps $(PARTICLES)
 	@touch $(VENV)/.installed-bench $@
 
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/.created

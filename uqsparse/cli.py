@@ -222,7 +222,7 @@ def sample(
 
         with jax.enable_x64(True):
             loaded = load_model(model)
-            entries = {} if data is None else read_arrays(data, allow_missing=missing is Missing.skip)
+            entries = {} if data is None else read_arrays(data, allow_missing=isinstance(loaded, StateSpaceModel))
             source = "the model call" if data is None else str(data)
             counts = {"n_warmup": warmup, "n_samples": samples, "n_chains": chains}
             if isinstance(loaded, StateSpaceModel):

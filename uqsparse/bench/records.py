@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 Relation = Literal["<", "<=", "==", ">=", ">"]
-TaskKind = Literal["regression", "classification"]
+TaskKind = Literal["regression", "classification", "forecast"]
 
 
 class NotMeasured(Exception):
@@ -94,7 +94,8 @@ class Split:
     """A task's data, split into what a method learns from and what it is scored on.
 
     Args:
-        X_train: (n_train, d) finite inputs.
+        X_train: (n_train, d) finite inputs. For a forecast the first column is time, which increases through the
+            training rows and on through the test rows; other columns hold what is known beforehand.
         y_train: (n_train,) targets; class labels 0, 1, ..., K - 1 for classification.
         X_test: (n_test, d) finite inputs.
         y_test: (n_test,) targets.

@@ -80,7 +80,8 @@ def _register(sort: str, name: str, quick: bool, **options: Any) -> Callable[[Fu
         if "/" in name:
             raise ValueError(f"{sort} {name!r}: a name must not contain '/'")
         if options["kind"] not in get_args(TaskKind):
-            raise ValueError(f"{sort} {name!r}: kind is {options['kind']!r}; expected 'regression' or 'classification'")
+            known = ", ".join(map(repr, get_args(TaskKind)))
+            raise ValueError(f"{sort} {name!r}: kind is {options['kind']!r}; expected one of {known}")
 
     def decorate(function: Function) -> Function:
         if not inspect.isfunction(inspect.unwrap(function)):
@@ -123,7 +124,7 @@ def task(name: str, *, kind: TaskKind, quick: bool = True) -> Callable[[Function
 
     Args:
         name: the task's name, without "/".
-        kind: "regression" or "classification".
+        kind: "regression", "classification" or "forecast", which is of a series one step ahead.
         quick: whether the quick suite runs it.
 
     Raises:
@@ -139,9 +140,13 @@ def method(name: str, *, kind: TaskKind, quick: bool = True) -> Callable[[Functi
     `GaussianMixture` or an array (n_draws, n_test) of predictive draws; for classification an array
     (n_test, n_classes) of probabilities.
 
+    For a forecast it takes `(context, X_train, y_train)` and returns a function of `(X_test, y_test)`, which returns
+    what a regression method does. Column t may use the targets before row t, and no later ones; that is checked. All
+    chance has to come from `context.seed`, so that the same past gives the same forecast.
+
     Args:
         name: the method's name, without "/". The same name may be used once for each kind.
-        kind: "regression" or "classification".
+        kind: "regression", "classification" or "forecast".
         quick: whether the quick suite runs it.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from uqsparse.bench import formatting, plots
 from uqsparse.bench.results import EntryResult, RunResult, write_json
-from uqsparse.bench.scores import COLUMNS, HEADLINE, LEVEL, best_rows
+from uqsparse.bench.scores import COLUMNS, HEADLINE, LEVEL, Column, best_rows
 
 try:
     from jinja2 import Environment, StrictUndefined
@@ -56,18 +56,20 @@ def render(result: RunResult) -> str:
         sign=formatting.SIGNS.__getitem__, words=formatting.status_words, count_words=formatting.count_words
     )
     template = environment.from_string(files("uqsparse.bench").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    boards = [_board(task, rows) for task, rows in result.leaderboards().items()]
     return template.render(
         result=result,
         about=result.about,
         summary=formatting.summary(result),
         tiles=_tiles(result),
         claims=result.of_kind("claim"),
-        boards=[_board(task, rows) for task, rows in result.leaderboards().items()],
+        boards=boards,
         contests=result.of_kind("speed"),
         ratio_plot=_ratio_plot(result.of_kind("speed")),
         failures=[entry for entry in result.entries if entry.status == "failed"],
         machines=_machines(result),
         columns=COLUMNS,
+        meanings=_meanings({board["kind"] for board in boards}),
     )
 
 
@@ -121,6 +123,16 @@ def _board(task: str, rows: list[EntryResult]) -> dict[str, Any]:
     }
 
 
+def _meanings(shown: set[str]) -> list[tuple[Column, list[str]]]:
+    """The scores of some kinds of task, each once with the kinds that it belongs to."""
+    kinds: dict[Column, list[str]] = {}
+    for kind, scores in COLUMNS.items():
+        for score in scores.values():
+            if kind in shown:
+                kinds.setdefault(score, []).append(kind)
+    return list(kinds.items())
+
+
 def _drawn_bars(rows: list[EntryResult], kind: str, score: str, task: str) -> Drawn | None:
     title = COLUMNS[kind][score].title
     bars, left_out = [], []
@@ -142,9 +154,9 @@ def _drawn_bars(rows: list[EntryResult], kind: str, score: str, task: str) -> Dr
 def _board_plots(task: str, kind: str, rows: list[EntryResult]) -> list[Drawn]:
     if not rows:
         return []
-    scores = ("crps",) if kind == "regression" else ("brier", "nll")
+    scores = ("brier", "nll") if kind == "classification" else ("crps",)
     drawn = [one for score in scores if (one := _drawn_bars(rows, kind, score, task)) is not None]
-    if kind == "regression":
+    if kind != "classification":
         points = [
             plots.Point(row.details["method"], *(row.details["scores"][name] for name in ("width", "coverage")))
             for row in rows

@@ -50,8 +50,10 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "size": Column("set size", None, "mean number of classes in that set"),
     },
 }
+# Forecasts are predictive distributions of real targets too.
+COLUMNS["forecast"] = COLUMNS["regression"]
 # The score by which a leaderboard is sorted.
-HEADLINE = {"regression": "crps", "classification": "brier"}
+HEADLINE = {"regression": "crps", "classification": "brier", "forecast": "crps"}
 
 
 def _mean_and_error(per_point: np.ndarray) -> tuple[float, float | None]:
