@@ -147,13 +147,13 @@ def _learn(key: Array, problem: Problem, choices: _Choices, observations: PyTree
             variance = _evidence_variance(cloud)
         if is_last or record[-1].ess[-1] < choices.least_ess:
             key, key_size, key_move = jax.random.split(key, 3)
-            problem, cloud, noise, left = _suit_filters(key_size, problem, cloud, t, choices.max_particles)
+            problem, cloud, noise = _suit_filters(key_size, problem, cloud, t, choices.max_particles)
             ess = float(effective_sample_size(jnp.exp(cloud.log_weights)))
             params = _fit(cloud, log_scale)
             cloud, info = rejuvenate(key_move, problem, cloud, jnp.asarray(t), params, choices.n_moves)
             if info.has_nan:
                 raise _not_a_number(problem, info.nan_at, f"y_0, ..., y_{t}")
-            log_scale = RandomWalk(ideal_acceptance(dim, left)).tune(params, info.acceptance).log_scale
+            log_scale = RandomWalk(ideal_acceptance(dim, noise)).tune(params, info.acceptance).log_scale
             sweeps.append(_Sweep(t, noise, ess, float(info.acceptance)))
         note = f"{problem.settings.n_particles} particles"
         advance_bar(t + 1, f"{note}, acceptance {sweeps[-1].acceptance:.2f}" if sweeps else note)
@@ -178,11 +178,11 @@ def _fit(cloud: Cloud, log_scale: Array) -> MoveParams:
 
 def _suit_filters(
     key: Array, problem: Problem, cloud: Cloud, t: int, max_particles: int
-) -> tuple[Problem, Cloud, float, float]:
+) -> tuple[Problem, Cloud, float]:
     """Measure the noise of the filters' log evidence, and give them more particles if it is high.
 
     Returns:
-        Problem and cloud, the noise that was found, and what is left of it.
+        Problem and cloud, and the noise: measured, or what more particles should have left of it.
     """
     key_pairs, key_exchange = jax.random.split(key)
     now = jnp.asarray(t)
@@ -192,7 +192,7 @@ def _suit_filters(
     noise = float(np.median(gaps)) / (0.6745 * math.sqrt(2))
     n = problem.settings.n_particles
     if noise <= EXCHANGE_NOISE or n == max_particles:
-        return problem, cloud, noise, noise
+        return problem, cloud, noise
     doublings = math.ceil(2 * math.log2(noise / EXCHANGE_NOISE)) if math.isfinite(noise) else 2
     larger = min(n * 2**doublings, max_particles)
     problem = Problem(problem.model, problem.target, problem.series, problem.settings._replace(n_particles=larger))
@@ -201,7 +201,7 @@ def _suit_filters(
         raise ValueError(
             f"no filter of {larger} particles explains y_0, ..., y_{t}: raise n_particles or use a proposal"
         )
-    return problem, cloud, noise, noise * math.sqrt(n / larger)
+    return problem, cloud, noise * math.sqrt(n / larger)
 
 
 def _evidence_variance(cloud: Cloud) -> float:
@@ -276,7 +276,7 @@ def _warn_about(result: SMC2Result, dim: int) -> None:
         )
     if result.log_evidence_sd[-1] > MOST_NOISE:
         warnings.warn(
-            f"the log evidence of filters of {result.n_particles[-1]} particles has a standard deviation of "
-            f"{result.log_evidence_sd[-1]:.2g}: moves stick; raise max_particles or use a proposal",
+            f"the filters' log evidence has a standard deviation of {result.log_evidence_sd[-1]:.2g} even with "
+            "max_particles: moves stick; raise it or use a proposal",
             stacklevel=3,
         )

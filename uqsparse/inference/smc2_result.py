@@ -26,8 +26,8 @@ class SMC2Result:
         n_particles: particles of each filter at each time, shape (T,).
         moved_at: times after whose observation the parameters were moved, shape (k,); the last one is T - 1.
         acceptance: mean acceptance of the moves there, shape (k,).
-        log_evidence_sd: standard deviation of a filter's log evidence there, shape (k,), before the filters got more
-            particles.
+        log_evidence_sd: standard deviation of a filter's log evidence there, shape (k,): measured, or where the filters
+            got more particles, what these should have left of it.
         ess_moved: effective sample size of the parameters that were resampled there, shape (k,).
         converged: whether the parameters stayed diverse enough to be moved, and the filters' noise low enough.
         observations: the series.
