@@ -1,8 +1,8 @@
 """Stochastic volatility: how restless a short interest rate has been, quarter by quarter, since 1959.
 
-Quarterly changes of the treasury bill rate are nearly uncorrelated, but large ones come together. The logarithm of their
-variance is a hidden autoregression. PMMH draws it together with its parameters, given the whole series; a particle
-filter shows what could have been known at the time. The picture is written to `state_space.png`.
+Quarterly changes of the treasury bill rate are nearly uncorrelated, but large ones come together. The logarithm of
+their variance is a hidden autoregression. PMMH draws it together with its parameters, given the whole series; a
+particle filter shows what could have been known at the time. The picture is written to `state_space.png`.
 """
 
 import sys

@@ -34,4 +34,5 @@ def test_the_examples_are_there():
         "bring_your_own_method",
         "eight_schools",
         "logistic_regression",
+        "state_space",
     }

@@ -147,7 +147,7 @@ def _learn(key: Array, problem: Problem, choices: _Choices, observations: PyTree
             variance = _evidence_variance(cloud)
         if is_last or record[-1].ess[-1] < choices.least_ess:
             key, key_size, key_move = jax.random.split(key, 3)
-            problem, cloud, noise = _suit_filters(key_size, problem, cloud, t, choices.max_particles)
+            problem, cloud, noise = _suit_filters(key_size, problem, cloud, t, choices.max_particles, is_last)
             ess = float(effective_sample_size(jnp.exp(cloud.log_weights)))
             params = _fit(cloud, log_scale)
             cloud, info = rejuvenate(key_move, problem, cloud, jnp.asarray(t), params, choices.n_moves)
@@ -177,7 +177,7 @@ def _fit(cloud: Cloud, log_scale: Array) -> MoveParams:
 
 
 def _suit_filters(
-    key: Array, problem: Problem, cloud: Cloud, t: int, max_particles: int
+    key: Array, problem: Problem, cloud: Cloud, t: int, max_particles: int, is_last: bool
 ) -> tuple[Problem, Cloud, float]:
     """Measure the noise of the filters' log evidence, and give them more particles if it is high.
 
@@ -191,7 +191,8 @@ def _suit_filters(
     gaps = np.where(np.isfinite(pairs).all(axis=1), np.abs(np.diff(np.nan_to_num(pairs), axis=1)[:, 0]), np.inf)
     noise = float(np.median(gaps)) / (0.6745 * math.sqrt(2))
     n = problem.settings.n_particles
-    if noise <= EXCHANGE_NOISE or n == max_particles:
+    # No weights to come will scatter after the last observation; moves alone bear more.
+    if noise <= (MOST_NOISE if is_last else EXCHANGE_NOISE) or n == max_particles:
         return problem, cloud, noise
     doublings = math.ceil(2 * math.log2(noise / EXCHANGE_NOISE)) if math.isfinite(noise) else 2
     larger = min(n * 2**doublings, max_particles)

@@ -1,6 +1,7 @@
 """Forecasters: from a random walk to a level whose volatility wanders, learned by PMMH and followed by a filter."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ def _before(y_train: np.ndarray, y_test: np.ndarray, lags: int) -> np.ndarray:
 @bench.method("random walk", kind="forecast")
 def random_walk(context, X_train, y_train):
     """The last value, with the spread of past steps."""
-    sd = np.std(np.diff(y_train))
+    sd = np.asarray(np.std(np.diff(y_train)))
     return lambda X_test, y_test: bench.GaussianMixture(_before(y_train, y_test, 1)[:, 0], sd)
 
 
@@ -125,7 +126,7 @@ def stochastic_volatility(context, X_train, y_train):
 
     def forecast(X_test, y_test):
         y = (np.concatenate([y_train, y_test]) - centre) / scale
-        history = particle_filter(key_filter, model, y, parameters, n_particles=2000, keep_history=True).history
+        history: Any = particle_filter(key_filter, model, y, parameters, n_particles=2000, keep_history=True).history
         before = slice(len(y_train) - 1, len(y) - 1)
 
         def ahead(key, states, log_weights):

@@ -112,7 +112,7 @@ def finite_chain_is_unbiased(context: bench.Context) -> bench.Measured:
         observation=lambda p, k, u: dist.Categorical(jnp.asarray(emits)[k]),
     )
     with jax.enable_x64(True):
-        exact = forward_backward(first, moves, np.log(emits[:, y].T)).log_evidence
+        exact = forward_backward(*(jnp.asarray(x) for x in (first, moves, np.log(emits[:, y].T)))).log_evidence
 
         def run(key):
             return particle_filter(key, chain, y, n_particles=20).log_evidence - exact
@@ -142,7 +142,7 @@ def smoothing_against_rts(context: bench.Context) -> bench.Measured:
 
     with jax.enable_x64(True):
         means = np.asarray(jax.lax.map(run, jax.random.split(jax.random.key(context.seed), n_runs)))
-        exact = np.asarray(kalman_smoother(linear_gaussian(), problem.y[:, None]).means)[:, 0]
+        exact = np.asarray(kalman_smoother(linear_gaussian(), jnp.asarray(problem.y)[:, None]).means)[:, 0]
     errors = np.abs(means.mean(axis=0) - exact) / (means.std(axis=0, ddof=1) / np.sqrt(n_runs))
     # Fifty runs make a t distribution of 49 degrees: 5.5 leaves a false-alarm rate of 4e-5 for thirty times.
     return bench.Measured(errors.max(), "<=", 5.5, "RTS smoother", f"{n_runs} runs, T = 30, N = 1000, 500 paths")

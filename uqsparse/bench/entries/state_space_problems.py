@@ -1,7 +1,7 @@
 """Series with known answers, and real ones, for the benchmark of state-space models."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def look_ahead(p, x, u, y):
     return dist.Normal(PERSISTENCE * x, 1.5 * np.hypot(STEP, NOISE)).log_prob(y)
 
 
-def linear_gaussian(persistence=PERSISTENCE, step=STEP) -> LinearGaussian:
+def linear_gaussian(persistence: Any = PERSISTENCE, step: Any = STEP) -> LinearGaussian:
     """The same model as matrices."""
     one = jnp.ones((1, 1))
     return LinearGaussian(
@@ -66,7 +66,7 @@ def autoregression(n_steps: int) -> Autoregression:
     _, y = simulate(jax.random.key(1), AUTOREGRESSION, n_steps)
     y = np.asarray(y, float)
     with jax.enable_x64(True):
-        log_evidence = float(kalman_filter(linear_gaussian(), y[:, None]).log_evidence)
+        log_evidence = float(kalman_filter(linear_gaussian(), jnp.asarray(y)[:, None]).log_evidence)
     return Autoregression(AUTOREGRESSION, OPTIMAL, y, log_evidence)
 
 
@@ -115,7 +115,7 @@ def joint_volatility(y):
     level = numpyro.sample("level", dist.Normal(0.0, 1.5))
     persistence = numpyro.sample("persistence", dist.Beta(20.0, 1.5))
     volatility = numpyro.sample("volatility", dist.HalfNormal(0.5))
-    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([len(y)]).to_event(1))
+    z: Any = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([len(y)]).to_event(1))
     first = z[0] * volatility / jnp.sqrt(1 - persistence**2)
 
     def step(deviation, noise):
