@@ -311,7 +311,6 @@ def test_a_log_density_that_is_no_number_is_named():
         ({"inputs": np.full(T, np.nan)}, ValueError, "inputs has NaN"),
         ({"key": 3}, TypeError, "key must be a JAX random key"),
     ],
-    ids=str,
 )
 def test_bad_arguments_are_named(changes, error, message):
     arguments = {"key": jax.random.key(0), "model": autoregression(), "observations": observations()} | changes

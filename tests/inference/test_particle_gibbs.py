@@ -111,7 +111,6 @@ def test_paths_that_hardly_move_are_warned_about():
         ({"model": StateSpaceModel(MODEL.initial, MODEL.transition, MODEL.observation)}, ValueError, "no prior"),
         ({"observations": np.array([0.0, np.nan])}, ValueError, "first at t = 1"),
     ],
-    ids=str,
 )
 def test_bad_arguments_are_named(options, error, message):
     arguments = {"model": MODEL, "observations": np.zeros(T)} | options

@@ -13,6 +13,7 @@ from scipy import optimize
 from uqsparse import bench
 from uqsparse.inference import LinearGaussian, StateSpaceModel, kalman_filter, particle_filter, pmmh
 from uqsparse.inference.arviz_io import dataset
+from uqsparse.kernels import systematic, uniform
 
 N_DRAWS = 500
 
@@ -103,6 +104,22 @@ LOCAL_LEVEL_WITH_VOLATILITY = StateSpaceModel(
 )
 
 
+@jax.jit
+def _ahead(keys, states, log_weights, parameters):
+    """Level and spread of the next value at each time, drawn: a particle by its weight, and its next state."""
+
+    def one(key, states, log_weights):
+        key_choice, key_level, key_variance = jax.random.split(key, 3)
+        # Not by `jax.random.categorical`, which draws a number for every pair of draw and particle.
+        chosen = systematic(jnp.exp(log_weights), uniform(key_choice, ()), N_DRAWS)
+        x = jax.tree.map(lambda leaf: leaf[chosen], states)
+        level = x["level"] + parameters["level_step"] * jax.random.normal(key_level, (N_DRAWS,))
+        steps = parameters["volatility_step"] * jax.random.normal(key_variance, (N_DRAWS,))
+        return level, jnp.exp((x["log_variance"] + steps) / 2)
+
+    return jax.vmap(one)(keys, states, log_weights)
+
+
 @bench.method("local level with stochastic volatility (PMMH)", kind="forecast")
 def stochastic_volatility(context, X_train, y_train):
     """Steps of level and log variance learned by PMMH on the training part; a particle filter follows the series."""
@@ -129,18 +146,9 @@ def stochastic_volatility(context, X_train, y_train):
         history: Any = particle_filter(key_filter, model, y, parameters, n_particles=2000, keep_history=True).history
         before = slice(len(y_train) - 1, len(y) - 1)
 
-        def ahead(key, states, log_weights):
-            """Level and spread of the next value, drawn: a particle by its weight, and its next state."""
-            key_choice, key_level, key_variance = jax.random.split(key, 3)
-            chosen = jax.random.categorical(key_choice, log_weights, shape=(N_DRAWS,))
-            x = jax.tree.map(lambda one: one[chosen], states)
-            level = x["level"] + parameters["level_step"] * jax.random.normal(key_level, (N_DRAWS,))
-            steps = parameters["volatility_step"] * jax.random.normal(key_variance, (N_DRAWS,))
-            return level, jnp.exp((x["log_variance"] + steps) / 2)
-
-        keys = jax.random.split(key_draw, len(y_test))
         states = jax.tree.map(lambda one: one[before], history.states)
-        mean, sd = jax.jit(jax.vmap(ahead))(keys, states, history.log_weights[before])
+        keys = jax.random.split(key_draw, len(y_test))
+        mean, sd = _ahead(keys, states, history.log_weights[before], parameters)
         return bench.GaussianMixture(centre + scale * np.asarray(mean).T, scale * np.asarray(sd).T)
 
     return forecast
