@@ -1,6 +1,8 @@
 """Settings every test shares: the compilation cache, Hypothesis profiles, third-party warnings."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "ignore:.*:DeprecationWarning:(particles|pytensor|pymc|etuples|unification|kanren)",
     ):
         config.addinivalue_line("filterwarnings", noise)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drop_compiled_programs():
+    """Every program holds memory maps, of which Linux grants a process 65 530: a session that kept them all crashed."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()

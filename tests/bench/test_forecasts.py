@@ -34,6 +34,14 @@ def test_a_forecast_that_peeks_is_refused(shift):
         one_step_forecasts(peek, CONTEXT, walk())
 
 
+def test_a_spread_that_peeks_is_refused():
+    def peek(context, X_train, y_train):
+        return lambda X_test, y_test: bench.GaussianMixture(np.zeros(len(y_test)), np.std(y_test))
+
+    with pytest.raises(ValueError, match="forecast 0 changed"):
+        one_step_forecasts(peek, CONTEXT, walk())
+
+
 def test_chance_outside_the_seed_is_refused():
     rng = np.random.default_rng()
 

@@ -260,6 +260,21 @@ def test_same_key_same_result_in_the_precision_that_is_set():
     np.testing.assert_allclose(first.log_evidence, double.log_evidence, atol=1e-3)
 
 
+def test_a_model_with_numpy_arrays_runs_in_both_precisions():
+    spread = np.eye(2)
+    model = StateSpaceModel(
+        initial=lambda p, u: dist.MultivariateNormal(np.zeros(2), spread),
+        transition=lambda p, x, u: dist.MultivariateNormal(x, spread),
+        observation=lambda p, x, u: dist.MultivariateNormal(x, spread),
+    )
+    y = np.zeros((3, 2))
+    single = particle_filter(jax.random.key(0), model, y, n_particles=50)
+    with jax.enable_x64(True):
+        double = particle_filter(jax.random.key(0), model, y, n_particles=50)
+    assert (single.states.dtype, double.states.dtype) == (jnp.float32, jnp.float64)
+    np.testing.assert_allclose(single.log_evidence, double.log_evidence, atol=1e-3)
+
+
 def counts():
     return StateSpaceModel(
         initial=lambda p, u: dist.Normal(0.0, 1.0),

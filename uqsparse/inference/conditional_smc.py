@@ -30,6 +30,7 @@ from uqsparse.inference.filter_steps import (
 )
 from uqsparse.inference.particle_filter import failure
 from uqsparse.inference.populations import draw_sources, log_prob
+from uqsparse.inference.precision import retry_after_precision_clash
 from uqsparse.inference.smc_settings import typed
 from uqsparse.inference.state_space import (
     Missing,
@@ -108,7 +109,8 @@ def conditional_smc(
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != series.n_steps:
             raise ValueError(f"reference has a leaf of shape {jnp.shape(leaf)}; expected {series.n_steps} states")
     reference, parameters = jax.tree.map(jnp.asarray, (reference, parameters))
-    result = _run(typed(key), model, parameters, reference, series, settings, ancestor_sampling)
+    arguments = (typed(key), model, parameters, reference, series, settings, ancestor_sampling)
+    result = retry_after_precision_clash(lambda: _run(*arguments))
     if not isinstance(result.collapsed_at, Tracer):
         error = failure(int(result.invalid_at), int(result.collapsed_at), observations)
         if error is not None:

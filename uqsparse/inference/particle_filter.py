@@ -23,6 +23,7 @@ from uqsparse.inference.evidence_error import close_lineage, extend_lineage, sta
 from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter, check_quantiles
 from uqsparse.inference.filter_steps import Move, Population, Row, filter_step, plan_start, plan_step, start_population
 from uqsparse.inference.populations import draw_sources
+from uqsparse.inference.precision import retry_after_precision_clash
 from uqsparse.inference.smc_settings import typed
 from uqsparse.inference.state_space import (
     Missing,
@@ -149,16 +150,9 @@ def particle_filter(
     if collapse not in ("raise", "flag"):
         raise ValueError(f"collapse must be 'raise' or 'flag', got {collapse!r}")
     series = prepare_series(observations, inputs, missing)
-    result = _run(
-        typed(key),
-        model,
-        jax.tree.map(jnp.asarray, parameters),
-        series,
-        settings,
-        statistics,
-        probabilities,
-        keep_history,
-    )
+    arguments = (typed(key), model, jax.tree.map(jnp.asarray, parameters), series, settings, statistics, probabilities)
+    # A model may close over NumPy arrays, and have been run in the other precision before.
+    result = retry_after_precision_clash(lambda: _run(*arguments, keep_history))
     if collapse == "raise" and not isinstance(result.collapsed_at, Tracer):
         error = failure(int(result.invalid_at), int(result.collapsed_at), observations)
         if error is not None:

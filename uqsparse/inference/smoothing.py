@@ -22,6 +22,7 @@ from jaxtyping import Array, Int, PyTree
 from uqsparse.inference.filter_settings import check_quantiles, require_count
 from uqsparse.inference.particle_filter import FilterHistory, FilterResult, population_quantiles
 from uqsparse.inference.populations import log_prob
+from uqsparse.inference.precision import retry_after_precision_clash
 from uqsparse.inference.smc_settings import typed
 from uqsparse.inference.state_space import StateSpaceModel, prepare_inputs, row
 from uqsparse.kernels import multinomial, uniform
@@ -110,7 +111,8 @@ def smooth(
     inputs = prepare_inputs(inputs, n_steps)
     if method == "backward":
         parameters = jax.tree.map(jnp.asarray, parameters)
-        smoothed = _backward(typed(key), model, parameters, inputs, history, n_paths, statistics, probabilities)
+        arguments = (typed(key), model, parameters, inputs, history, n_paths, statistics, probabilities)
+        smoothed = retry_after_precision_clash(lambda: _backward(*arguments))
     else:
         steps = min(lag, n_steps - 1) if method == "fixed_lag" else n_steps - 1
         smoothed = _trace_back(history, steps, statistics, probabilities)

@@ -102,10 +102,12 @@ def _ten_dimensions(is_double: bool, rounds: int) -> bench.Contest:
     return _contest(model, y, Peer, is_double, rounds)
 
 
-@bench.speed("bootstrap filter against particles, one dimension", ours="uqsparse", peer="particles", at_least=3.0)
+@bench.speed(
+    "bootstrap filter against particles, one dimension", ours="uqsparse", peer="particles", at_least=3.0, quick=False
+)
 def filter_in_one_dimension(context: bench.Context) -> bench.Contest:
     """N = 10 000, T = 1000, each in the precision of its defaults: single here, double there."""
-    return _one_dimension(is_double=False, rounds=3 if context.quick else 9)
+    return _one_dimension(is_double=False, rounds=9)
 
 
 @bench.speed(
@@ -161,9 +163,7 @@ def _batch(n_particles: int, n_steps: int) -> bench.Contest:
     )
 
 
-@bench.speed(
-    "64 parameter values: one vmap against 64 calls, N = 100", ours="vmap", peer="64 calls", at_least=5.0, quick=False
-)
+@bench.speed("64 parameter values: one vmap against 64 calls, N = 100", ours="vmap", peer="64 calls", at_least=5.0)
 def batch_of_small_filters(context: bench.Context) -> bench.Contest:
     """N = 100, T = 100: the calls are bound by what a call costs."""
     return _batch(100, 100)
