@@ -120,7 +120,7 @@ def _ahead(keys, states, log_weights, parameters):
     return jax.vmap(one)(keys, states, log_weights)
 
 
-@bench.method("local level with stochastic volatility (PMMH)", kind="forecast")
+@bench.method("local level with stochastic volatility (PMMH)", kind="forecast", quick=False)
 def stochastic_volatility(context, X_train, y_train):
     """Steps of level and log variance learned by PMMH on the training part; a particle filter follows the series."""
     centre, scale = y_train.mean(), y_train.std()
