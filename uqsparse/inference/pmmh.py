@@ -106,7 +106,7 @@ def pmmh(
     def sample() -> tuple["_Draws", float]:
         series = prepare_series(*copy_arrays((observations, inputs)), missing)
         key_start, key_warm, key_run, key_noise = jax.random.split(key, 4)
-        problem = _Problem(model, target, series, settings, keep_states)
+        problem = PMMHProblem(model, target, series, settings, keep_states)
         starts = choose_starts(key_start, model, target, series, settings, n_chains, keep_states)
         with progress_bar(progress, "PMMH", n_warmup + n_samples):
             state, params = _warm_up(key_warm, problem, starts, n_warmup)
@@ -149,7 +149,7 @@ class _Draws(NamedTuple):
     nan_at: Float[Array, "draw chain d"]
 
 
-class _Problem(eqx.Module):
+class PMMHProblem(eqx.Module):
     """The model with its data, and the estimated density of its parameters."""
 
     model: StateSpaceModel
@@ -174,10 +174,15 @@ class _Problem(eqx.Module):
         return jnp.where(log_prior == -jnp.inf, -jnp.inf, total)
 
 
+def step(key: Array, problem: PMMHProblem, before: MoveState, params: MoveParams) -> tuple[MoveState, MoveInfo]:
+    """Move every chain once; a proposal brings its own estimate, in the extras of the state."""
+    key_move, key_filter = jax.random.split(key)
+    return RandomWalk().step(key_move, before, lambda position: problem.log_density(key_filter, position), params)
+
+
 @eqx.filter_jit
-def _chunk(key, problem: _Problem, state: MoveState, params: MoveParams, length):
+def _chunk(key, problem: PMMHProblem, state: MoveState, params: MoveParams, length):
     """Make `length` steps, at most CHUNK; other lengths need no other program."""
-    move = RandomWalk()
 
     def describe(before: MoveState, after: MoveState, info: MoveInfo) -> _Draws:
         n_chains = after.position.shape[0]
@@ -193,25 +198,21 @@ def _chunk(key, problem: _Problem, state: MoveState, params: MoveParams, length)
             nan_at=jnp.broadcast_to(info.nan_at, after.position.shape),
         )
 
-    def draw(key, before: MoveState):
-        key_move, key_filter = jax.random.split(key)
-        after, info = move.step(key_move, before, lambda position: problem.log_density(key_filter, position), params)
-        return after, describe(before, after, info)
-
     no_info = MoveInfo(jnp.zeros(()), jnp.zeros((), bool), state.position[0])
     shapes = jax.eval_shape(describe, state, state, no_info)
     kept = jax.tree.map(lambda x: jnp.zeros((CHUNK, *x.shape), x.dtype), shapes)
 
     def body(i, carry):
         state, kept = carry
-        state, one = draw(jax.random.fold_in(key, i), state)
-        return state, jax.tree.map(lambda rows, x: rows.at[i].set(x), kept, one)
+        after, info = step(jax.random.fold_in(key, i), problem, state, params)
+        one = describe(state, after, info)
+        return after, jax.tree.map(lambda rows, x: rows.at[i].set(x), kept, one)
 
     return jax.lax.fori_loop(0, length, body, (state, kept))
 
 
 def _run(
-    key: Array, problem: _Problem, state: MoveState, params: MoveParams, n_draws: int, done: int, note: str
+    key: Array, problem: PMMHProblem, state: MoveState, params: MoveParams, n_draws: int, done: int, note: str
 ) -> tuple[MoveState, _Draws]:
     """Draw chunk by chunk.
 
@@ -232,7 +233,7 @@ def _run(
     return state, jax.tree.map(lambda *xs: np.concatenate(xs), *records)
 
 
-def _warm_up(key: Array, problem: _Problem, starts: Starts, n_warmup: int) -> tuple[MoveState, MoveParams]:
+def _warm_up(key: Array, problem: PMMHProblem, starts: Starts, n_warmup: int) -> tuple[MoveState, MoveParams]:
     """Run the windows of the warm-up, fitting the random walk after each."""
     dim = problem.target.dim
     state, params = _start(problem, starts)
@@ -246,7 +247,7 @@ def _warm_up(key: Array, problem: _Problem, starts: Starts, n_warmup: int) -> tu
 
 
 @eqx.filter_jit
-def _start(problem: _Problem, starts: Starts) -> tuple[MoveState, MoveParams]:
+def _start(problem: PMMHProblem, starts: Starts) -> tuple[MoveState, MoveParams]:
     log_scale = jnp.asarray(RandomWalk().initial_log_scale(problem.target.dim), float)
     params = MoveParams(log_scale, jnp.mean(starts.position, axis=0), jnp.diag(starts.spread))
     return MoveState(starts.position, problem.combine(starts.position, starts.estimate), starts.estimate, ()), params
@@ -264,7 +265,7 @@ def _refit(params: MoveParams, draws: _Draws, acceptance: float) -> MoveParams:
     return fitted._replace(log_scale=params.log_scale - growth)
 
 
-def _noise(key: Array, problem: _Problem, position: Any) -> float:
+def _noise(key: Array, problem: PMMHProblem, position: Any) -> float:
     """Standard deviation of the log evidence at one point; infinite if a filter collapses there."""
     positions = jnp.broadcast_to(jnp.asarray(position), (N_FILTERS, position.size))
     p = problem
