@@ -30,7 +30,7 @@ def random_bits(key: Array, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     """Draw independent 32-bit words.
 
     Args:
-        key: random key, typed (of JAX's default kind) or legacy.
+        key: random key, typed or legacy. Typed keys of another kind than JAX's default are served by JAX.
         shape: shape of the result, fewer than 2**32 numbers.
 
     Returns:
@@ -41,7 +41,11 @@ def random_bits(key: Array, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     >>> bool(jnp.all(random_bits(jax.random.key(1), (3, 2)) == jax.random.bits(jax.random.key(1), (3, 2))))
     True
     """
-    words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    words = key
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if str(jax.random.key_impl(key)) != "threefry2x32":
+            return jax.random.bits(key, shape, jnp.uint32)
+        words = jax.random.key_data(key)
     if words.shape != (2,):
         raise ValueError(f"key has data of shape {words.shape}; expected one threefry key of shape (2,)")
     size = math.prod(shape)
