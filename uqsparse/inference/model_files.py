@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,36 @@ def load_model(spec: str) -> Callable | StateSpaceModel:
         ValueError: if the text has another form, the file fails to import, or it has no such function.
         FileNotFoundError: if there is no such file.
     """
+    model, module = load_named(spec, "model")
+    if not callable(model) and not isinstance(model, StateSpaceModel):
+        _, _, name = spec.rpartition(":")
+        raise ValueError(
+            f"{name!r} in model file {module.__file__!r} is a {type(model).__name__}, not a model function or "
+            "StateSpaceModel"
+        )
+    return model
+
+
+def load_named(spec: str, what: str) -> tuple[Any, ModuleType]:
+    """Import a Python file and take one of its names.
+
+    Args:
+        spec: `path/to/file.py:name`. Imports in the file find its neighbours, as when it is run.
+        what: what it is called in errors.
+
+    Returns:
+        What the name stands for, and the module.
+
+    Raises:
+        ValueError: if the text has another form, the file fails to import, or it has no such name.
+        FileNotFoundError: if there is no such file.
+    """
     file, separator, name = spec.rpartition(":")
     if not separator or not name or not file.endswith(".py"):
-        raise ValueError(f"model must be given as FILE.py:FUNCTION, got {spec!r}")
+        raise ValueError(f"{what} must be given as FILE.py:FUNCTION, got {spec!r}")
     path = Path(file).resolve()
     if not path.is_file():
-        raise FileNotFoundError(f"model file {file!r} does not exist")
+        raise FileNotFoundError(f"{what} file {file!r} does not exist")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec is not None
     assert module_spec.loader is not None
@@ -41,18 +66,14 @@ def load_model(spec: str) -> Callable | StateSpaceModel:
     except Exception as error:
         line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
         at = f" (line {line})" if line else ""
-        raise ValueError(f"model file {file!r} cannot be imported{at}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{what} file {file!r} cannot be imported{at}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
-    model = getattr(module, name, None)
-    if model is None:
+    found = getattr(module, name, None)
+    if found is None:
         functions = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
-        raise ValueError(f"model file {file!r} has no {name!r}; it defines {', '.join(functions) or 'no functions'}")
-    if not callable(model) and not isinstance(model, StateSpaceModel):
-        raise ValueError(
-            f"{name!r} in model file {file!r} is a {type(model).__name__}, not a model function or StateSpaceModel"
-        )
-    return model
+        raise ValueError(f"{what} file {file!r} has no {name!r}; it defines {', '.join(functions) or 'no functions'}")
+    return found, module
 
 
 def bind_data(model: Callable, data: Mapping[str, Any], source: str = "data") -> tuple[Callable, dict[str, Any]]:
