@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from uqsparse import bench
+from uqsparse.bench.records import Picture
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,29 @@ def test_gaussian_mixture_broadcasts_and_refuses():
 def test_contest_wants_enough_rounds():
     with pytest.raises(ValueError, match=r"Contest.rounds is 2"):
         bench.Contest(ours=abs, peer=abs, rounds=2)
+
+
+@pytest.mark.parametrize(
+    ("svg", "words"),
+    [
+        ("<p>text</p>", "must be one <svg> element"),
+        ("<svg><rect/>", "must be one <svg> element"),
+        ("<svg><script>alert(1)</script></svg>", "must stand alone, and it holds '<script'"),
+        ("<svg><rect onclick='alert(1)'/></svg>", "must stand alone"),
+        ("<svg><image href='a.png'/></svg>", "must stand alone"),
+        ("<svg><use href='https://example.org/a.svg'/></svg>", "must stand alone, and it holds 'https:'"),
+        ("<svg><rect fill='url(a.svg#b)'/></svg>", "must stand alone"),
+    ],
+)
+def test_pictures_that_need_or_run_something_are_refused(svg, words):
+    with pytest.raises(ValueError, match=words):
+        Picture(svg, "a caption")
+
+
+def test_pictures_belong_to_a_claim():
+    drawn = Picture("<svg><rect fill='url(#own)'/><text>on one = 1</text></svg>", "a caption")
+    assert bench.Measured(0, "<=", 1, "c", pictures=(drawn,)).pictures == (drawn,)
+    with pytest.raises(ValueError, match="caption is empty"):
+        Picture("<svg></svg>", " ")
+    with pytest.raises(TypeError, match=r"Measured.pictures holds str; expected bench.records.Picture"):
+        bench.Measured(0, "<=", 1, "c", pictures=("<svg></svg>",))

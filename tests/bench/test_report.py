@@ -2,14 +2,18 @@
 
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from uqsparse.bench import GaussianMixture, print_results
+from uqsparse.bench.measure import run_entry
+from uqsparse.bench.plots import picture
 from uqsparse.bench.report import render, write_report
 from uqsparse.bench.results import EntryResult, RunResult
 from uqsparse.bench.scores import classification_scores, regression_scores
@@ -265,3 +269,58 @@ def test_names_in_square_brackets_are_no_markup(tmp_path):
     result = run_of(tmp_path, claim("[red]coverage[/red] of [0, 1]", "holds", 0.1))
     print_results(result, Console(file=stream, width=140))
     assert "[red]coverage[/red] of [0, 1]" in stream.getvalue()
+
+
+def drawn_claim(name: str, *captions: str) -> EntryResult:
+    pictures = []
+    for caption in captions:
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1])
+        axes.set_title("a title")
+        pictures.append(vars(picture(figure, caption)))
+    result = claim(name, "holds", 0.5)
+    return entry("claim", name, "holds", {**result.details, "pictures": pictures})
+
+
+def test_pictures_of_a_claim_stand_under_it(tmp_path):
+    same = [drawn_claim("first", "how it looks", "how it looks"), drawn_claim("second", f"nasty {NASTY}")]
+    result = run_of(tmp_path, *same, claim("third", "holds", 0.1))
+    source = render(result)
+    page = Page(source)
+    assert page.open == []
+    assert page.tags.count("svg") == 3
+    assert len(page.ids) == len(set(page.ids))
+    assert all(link[1:] in page.ids for link in page.fetched if link.startswith("#"))
+    for reference in re.findall(r"url\(#([^)]+)\)", source):
+        assert reference in page.ids
+    assert "http" not in source
+    assert "<script" not in source
+    text = " ".join(page.text.split())
+    assert text.index("first") < text.index("how it looks") < text.index("second") < text.index("third")
+    assert f"nasty {NASTY}." in page.text
+    # Black, the first colour and text in black follow the page's theme.
+    drawing = source[source.index("<svg") : source.rindex("</svg>")]
+    assert not any(colour in drawing for colour in ("#000000", "#1f77b4", "#0101"))
+    assert "fill: var(--ink)" in drawing
+    write_report(result)
+    again = [EntryResult.from_json(one) for one in json.loads(result.results.read_text())["entries"]]
+    assert render(run_of(tmp_path, *again)) == source
+
+
+def test_pictures_of_a_measured_claim_are_kept_as_data(empty_registry, write):
+    path = write("""
+    from uqsparse.bench.records import Picture
+
+    @bench.claim("drawn", system="s")
+    def drawn(context):
+        return bench.Measured(0, "<=", 1, "c", pictures=(Picture("<svg><g/></svg>", "a caption", wide=False),))
+
+    @bench.claim("plain", system="s")
+    def plain(context):
+        return bench.Measured(0, "<=", 1, "c")
+    """)
+    drawn = run_entry("claim/drawn", [str(path)], 0, True)
+    assert drawn["status"] == "holds", drawn["reason"]
+    assert drawn["details"]["pictures"] == [{"svg": "<svg><g/></svg>", "caption": "a caption", "wide": False}]
+    assert "pictures" not in run_entry("claim/plain", [str(path)], 0, True)["details"]

@@ -2,6 +2,7 @@
 
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def _measure_claim(entry: registry.Entry, seed: int, quick: bool, details: dict[
         "comparator": measured.comparator,
         "detail": measured.detail,
     }
+    if measured.pictures:
+        details["pictures"] = [asdict(one) for one in measured.pictures]
     return "holds" if measured.holds else "missed"
 
 

@@ -9,10 +9,13 @@ from typing import Literal, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from uqsparse.bench.formatting import column, number
+from uqsparse.bench.records import Picture
 
 # Stand-ins that are replaced by the page's colours when the drawing is done.
 INK, MUTED, LINE, ACCENT, SOFT, BAD, CARD = (f"#0{i}0{i}0{i}" for i in range(1, 8))
@@ -24,6 +27,14 @@ _THEME = {
     SOFT: "var(--soft)",
     BAD: "var(--bad)",
     CARD: "var(--card)",
+}
+# The colours of a Matplotlib figure that take the page's; others stay as they are.
+_PLAIN = {
+    "#000000": "var(--ink)",
+    "#808080": "var(--muted)",
+    "#bbbbbb": "var(--soft)",
+    "#1f77b4": "var(--accent)",
+    "#ffffff": "var(--card)",
 }
 _WIDTH = 6.4  # inches at 72 units an inch
 
@@ -96,6 +107,27 @@ def _svg(figure: Figure, name: str, description: str) -> str:
         svg = svg.replace(colour, variable)
     label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def picture(figure: Figure, caption: str, wide: bool = True) -> Picture:
+    """Make a picture for a claim of a Matplotlib figure.
+
+    Black, white, Matplotlib's first colour, `#808080` and `#bbbbbb` become colours of the page, which follow its light
+    or dark theme; other colours stay.
+
+    Args:
+        figure: the figure; its background is left out.
+        caption: what it shows, in a sentence without its full stop; also read out in place of the picture.
+        wide: whether it takes the whole width of the page.
+    """
+    for text in figure.findobj(Text):
+        # Matplotlib leaves black out of a text's style, where the page could not replace it.
+        if isinstance(text, Text) and to_hex(text.get_color()) == "#000000":
+            text.set_color(INK)
+    svg = _svg(figure, caption, caption)
+    for colour, variable in _PLAIN.items():
+        svg = svg.replace(colour, variable)
+    return Picture(svg.strip(), caption, wide)
 
 
 def bar_plot(bars: Sequence[Bar], label: str, name: str) -> str:

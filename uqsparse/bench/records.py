@@ -1,6 +1,7 @@
 """What the authors of benchmark entries receive and hand back."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -10,6 +11,11 @@ from jaxtyping import Float, Shaped
 
 Relation = Literal["<", "<=", "==", ">=", ">"]
 TaskKind = Literal["regression", "classification", "forecast"]
+
+# What would fetch or run something when the report is opened.
+_ACTIVE = re.compile(
+    r"<\s*(script|foreignobject|image|iframe)|<[^>]*\s(on\w+)\s*=|(https?:)|(url\((?!#))|(@import)", re.IGNORECASE
+)
 
 
 class NotMeasured(Exception):
@@ -33,6 +39,33 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A drawing that the report shows under a claim; `uqsparse.bench.plots.picture` makes one of a Matplotlib figure.
+
+    Args:
+        svg: one `<svg>` element that needs nothing from elsewhere. Colours may be the page's, for example
+            `var(--ink)`.
+        caption: what it shows, in a sentence without its full stop.
+        wide: whether it takes the whole width of the page.
+
+    Raises:
+        ValueError: the text is no such element, or there is no caption.
+    """
+
+    svg: str
+    caption: str
+    wide: bool = True
+
+    def __post_init__(self):
+        if not (self.svg.startswith("<svg") and self.svg.rstrip().endswith("</svg>")):
+            raise ValueError(f"Picture.svg must be one <svg> element, got {self.svg[:40]!r}")
+        if (found := _ACTIVE.search(self.svg)) is not None:
+            raise ValueError(f"Picture.svg must stand alone, and it holds {found[0][:40]!r}")
+        if not self.caption.strip():
+            raise ValueError("Picture.caption is empty")
+
+
+@dataclass(frozen=True)
 class Measured:
     """The number a claim rests on, and the bound it is held against.
 
@@ -42,9 +75,11 @@ class Measured:
         bound: what the value is compared with; finite.
         comparator: what the reference is, for example "closed-form log Z".
         detail: how it was measured, for example "20 seeds, N = 2000".
+        pictures: drawings that belong to it, shown below it in the report.
 
     Raises:
         ValueError: a number is not finite, or the relation is unknown.
+        TypeError: something else than a `Picture` among the pictures.
 
     >>> Measured(value=0.03, relation="<=", bound=0.1, comparator="closed-form log Z").holds
     True
@@ -55,8 +90,12 @@ class Measured:
     bound: float
     comparator: str
     detail: str = ""
+    pictures: tuple[Picture, ...] = ()
 
     def __post_init__(self):
+        for one in self.pictures:
+            if not isinstance(one, Picture):
+                raise TypeError(f"Measured.pictures holds {type(one).__name__}; expected bench.records.Picture")
         for name in ("value", "bound"):
             number = float(getattr(self, name))
             if not math.isfinite(number):

@@ -1,6 +1,7 @@
 """The report: `index.html`, one self-contained page, and `results.json`, everything as data."""
 
 import math
+import re
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def render(result: RunResult) -> str:
         about=result.about,
         summary=formatting.summary(result),
         tiles=_tiles(result),
-        claims=result.of_kind("claim"),
+        claims=[(entry, _claim_pictures(place, entry)) for place, entry in enumerate(result.of_kind("claim"))],
         boards=boards,
         contests=result.of_kind("speed"),
         ratio_plot=_ratio_plot(result.of_kind("speed")),
@@ -93,6 +94,17 @@ def _tiles(result: RunResult) -> list[tuple[str, int, str]]:
     if result.count("not measured"):
         tiles.append(("quiet", result.count("not measured"), "not measured here"))
     return tiles
+
+
+def _claim_pictures(place: int, entry: EntryResult) -> list[Drawn]:
+    """A claim's pictures, with ids that no other picture of the page has."""
+    drawn = []
+    for number, one in enumerate(entry.details.get("pictures", [])):
+        svg = one["svg"]
+        for found in sorted(set(re.findall(r'\bid="([^"]+)"', svg)), key=len, reverse=True):
+            svg = re.sub(rf'(\bid="|#){re.escape(found)}(?=["\s)])', rf"\g<1>claim-{place}-{number}-{found}", svg)
+        drawn.append(Drawn(Markup(svg), one["caption"], one["wide"]))
+    return drawn
 
 
 def _board(task: str, rows: list[EntryResult]) -> dict[str, Any]:
