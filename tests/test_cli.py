@@ -379,3 +379,35 @@ def test_bench_ends_with_the_right_code(suite, outcome, code, error):
     suite.outcome = outcome
     result = run("bench")
     assert (result.exit_code, result.stderr) == (code, error)
+
+
+CHECKED = """
+target = {0: 1, 1: 2}
+
+def right(chance, state):
+    return 0 if state == 1 and chance.choose([0.5, 0.5]) else 1
+
+def wrong(chance, state):
+    return chance.choose([0.5, 0.5])
+
+def unfair(chance, state):
+    return chance.choose([0.5, 0.4])
+"""
+
+
+def test_check_prints_verdicts_and_ends_with_their_code(tmp_path):
+    (tmp_path / "mine.py").write_text(CHECKED)
+
+    def check(name):
+        return CliRunner().invoke(app, ["check", f"{tmp_path / 'mine.py'}:{name}"])
+
+    good, bad, broken, absent = map(check, ("right", "wrong", "unfair", "absent"))
+    assert good.exit_code == 0
+    assert good.output.startswith("ok: right leaves its target invariant")
+    assert bad.exit_code == 1
+    assert "counter-example: mass of 0: expected 1, obtained 1.5" in bad.output
+    assert broken.exit_code == 2
+    assert "error: at state 0: choice 1" in broken.output
+    assert "sum to 0.9" in broken.output
+    assert absent.exit_code == 2
+    assert "no 'absent'; it defines right, wrong, unfair" in absent.output

@@ -34,5 +34,7 @@ def test_the_examples_are_there():
         "bring_your_own_method",
         "eight_schools",
         "logistic_regression",
+        "reversible_jump",
         "state_space",
+        "validated_inference",
     }

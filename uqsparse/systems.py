@@ -75,6 +75,28 @@ SYSTEMS: tuple[System, ...] = (
         "Rauch, Tung & Striebel (1965), Maximum likelihood estimates of linear dynamic systems",
     ),
     System(
+        "Validated transformations",
+        "uqsparse.inference.transformations",
+        "Inference algorithms as short compositions of steps that keep the measure: the executable semantics",
+        "Ścibior et al. (2018), Denotational validation of higher-order Bayesian inference; "
+        "Ścibior, Kammar & Ghahramani (2018), Functional programming for modular Bayesian inference",
+    ),
+    System(
+        "Checks of inference code",
+        "uqsparse.inference.checks",
+        "Proves or refutes samplers, moves, resamplers, bijectors: exactly by enumeration, or at a stated level",
+        "Ścibior et al. (2018); Gandy & Scott (2021), Unit testing for MCMC and other Monte Carlo methods; "
+        "Talts, Betancourt, Simpson, Vehtari & Gelman (2018), Validating Bayesian inference algorithms with "
+        "simulation-based calibration",
+    ),
+    System(
+        "Involutive and reversible-jump kernels",
+        "uqsparse.inference.involutive",
+        "Metropolis-Hastings-Green kernels from an involution, with the Jacobian taken automatically",
+        "Green (1995), Reversible jump Markov chain Monte Carlo computation and Bayesian model determination; "
+        "Cusumano-Towner, Lew & Mansinghka (2020), Automating involutive MCMC",
+    ),
+    System(
         "Resampling kernels",
         "uqsparse.kernels.resampling",
         "Multinomial, stratified, systematic and residual resampling as functions of explicit uniforms",
