@@ -56,6 +56,7 @@ def key_kernel(
         ValueError: (when it is used) the kernel returns NaN, draws randomness of its own, varies continuously with a
             draw, or has more boxes than `max_outcomes`.
 
+    >>> import jax.numpy as jnp
     >>> from uqsparse.inference.checks import check_invariance
     >>> def metropolis(key, state):  # masses 1 and 2
     ...     return jnp.where((state == 1) & (jax.random.uniform(key) < 0.5), 0, 1)
