@@ -90,9 +90,9 @@ SYSTEMS: tuple[System, ...] = (
         "simulation-based calibration",
     ),
     System(
-        "Involutive and reversible-jump kernels",
+        "Reversible jump",
         "uqsparse.inference.involutive",
-        "Metropolis-Hastings-Green kernels from an involution, with the Jacobian taken automatically",
+        "Metropolis-Hastings-Green kernels from an involution, its Jacobian taken automatically",
         "Green (1995), Reversible jump Markov chain Monte Carlo computation and Bayesian model determination; "
         "Cusumano-Towner, Lew & Mansinghka (2020), Automating involutive MCMC",
     ),

@@ -20,10 +20,8 @@ def test_every_fault_has_its_line_and_its_checks():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("resampling", ["multinomial", "stratified", "systematic", "residual"])
-@pytest.mark.parametrize("ess_fraction", [0.75, 1.0], ids=["triggered", "always"])
-def test_filters_are_unbiased_exactly(resampling, ess_fraction):
-    symbols = (0, 1, 1) if ess_fraction < 1 else (0, 1)
-    verdict = checks.check_filter_exactly("bootstrap", resampling, ess_fraction, symbols)
+def test_filters_are_unbiased_exactly(resampling):
+    verdict = checks.check_filter_exactly("bootstrap", resampling, 0.75)
     assert verdict.ok, verdict
 
 
