@@ -99,7 +99,9 @@ def prior_sampler_passes(context: bench.Context) -> bench.Measured:
     return _measured(_prior_sampler(context.seed, log_likelihood=False), "the blind spot that the next claim closes")
 
 
-@bench.claim("calibration: simulations until the rank of the log likelihood rejects that sampler", system=SYSTEM)
+@bench.claim(
+    "calibration: simulations until the rank of the log likelihood rejects that sampler", system=SYSTEM, quick=False
+)
 def prior_sampler_fails(context: bench.Context) -> bench.Measured:
     result = _prior_sampler(context.seed, log_likelihood=True)
     needed = result.n if not result.ok else np.iinfo(np.int32).max

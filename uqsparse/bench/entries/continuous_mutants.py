@@ -241,7 +241,7 @@ def check(kernel: str, knobs: Knobs = CORRECT, seed: int = 0, budget: int = BUDG
     )
 
 
-@bench.claim("bugs in a random-walk kernel that the drift test finds in 20 000 pairs, of 5", system=SYSTEM)
+@bench.claim("bugs in a random-walk kernel that the drift test finds in 20 000 pairs, of 5", system=SYSTEM, quick=False)
 def random_walk_bugs(context: bench.Context) -> bench.Measured:
     gross = [m for m in MUTANTS.values() if m.kernel == "random walk" and m.pairs is not None]
     verdicts = [check("random walk", m.knobs, context.seed, 20_000) for m in gross]

@@ -91,7 +91,9 @@ def _misjudged(names, seed: int, n: int) -> list[str]:
 
 
 @bench.claim(
-    "a split with |J| = 2 by hand is an involution, with the sign turned it is none: wrong verdicts", system=SYSTEM
+    "a split with |J| = 2 by hand is an involution, with the sign turned it is none: wrong verdicts",
+    system=SYSTEM,
+    quick=False,
 )
 def split_and_merge(context: bench.Context) -> bench.Measured:
     names = [name for name, case in CASES.items() if case.log_det is not None][:2]
