@@ -85,7 +85,7 @@ SYSTEMS: tuple[System, ...] = (
         "Checks of inference code",
         "uqsparse.inference.checks",
         "Proves or refutes samplers, moves, resamplers, bijectors: exactly by enumeration, or at a stated level",
-        "Ścibior et al. (2018); Gandy & Scott (2021), Unit testing for MCMC and other Monte Carlo methods; "
+        "Ścibior et al. (2018); Gandy & Scott (2020), Unit testing for MCMC and other Monte Carlo methods; "
         "Talts, Betancourt, Simpson, Vehtari & Gelman (2018), Validating Bayesian inference algorithms with "
         "simulation-based calibration",
     ),

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
+from uqsparse.inference.arguments import require_fraction
 from uqsparse.inference.arviz_io import attributes, dataset, group_names
 from uqsparse.inference.precision import retry_after_precision_clash
 
@@ -194,8 +195,7 @@ def convergence(data: Any, interval: float = 0.94) -> Convergence:
         suboptimal cotangent disintegrations
     in Hamiltonian Monte Carlo (E-BFMI).
     """
-    if not 0.0 < interval < 1.0:
-        raise ValueError(f"interval must lie strictly between 0 and 1, got {interval!r}")
+    require_fraction("interval", interval)
     posterior, run = dataset(data, "posterior"), attributes(data)
     n_chains, n_draws = posterior.sizes["chain"], posterior.sizes["draw"]
     if n_draws < MIN_DRAWS:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.kernels import multinomial, residual, stratified, systematic
 
 
@@ -80,12 +81,5 @@ def check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:
     """Raise unless every probability lies strictly between 0 and 1."""
     probabilities = tuple(float(q) for q in np.ravel(np.asarray(quantiles)))
     for q in probabilities:
-        if not 0 < q < 1:
-            raise ValueError(f"quantiles must lie strictly between 0 and 1, got {q}")
+        require_fraction("quantiles", q)
     return probabilities
-
-
-def require_count(name: str, value: Any, least: int) -> None:
-    """Raise unless a value is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")

@@ -16,7 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from uqsparse.inference.filter_settings import require_count
+from uqsparse.inference.arguments import require_count
 from uqsparse.inference.smc_settings import typed
 
 

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PyTree
 
+from uqsparse.inference.arguments import require_fraction
+
 Known = tuple[Float[Array, " n"], PyTree]
 LogDensity = Callable[[Float[Array, "n d"]], Known]
 
@@ -112,7 +114,7 @@ class RandomWalk(eqx.Module):
     target_acceptance: float = 0.234
 
     def __check_init__(self):
-        _check_probability("target_acceptance", self.target_acceptance)
+        require_fraction("target_acceptance", self.target_acceptance)
 
     def initial_log_scale(self, dim: int) -> float:
         return math.log(2.38 / math.sqrt(dim))
@@ -206,7 +208,7 @@ class HMC(eqx.Module):
     target_acceptance: float = 0.8
 
     def __check_init__(self):
-        _check_probability("target_acceptance", self.target_acceptance)
+        require_fraction("target_acceptance", self.target_acceptance)
         if not self.trajectory > 0:
             raise ValueError(f"trajectory must be positive, got {self.trajectory}")
         if self.max_leapfrog < 1:
@@ -314,8 +316,3 @@ def unspread(spread, x):
     if spread.ndim == 1:
         return x / spread
     return jax.scipy.linalg.solve_triangular(spread, x.T, lower=True).T
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, got {value}")

@@ -18,6 +18,7 @@ from numpyro import handlers
 from numpyro.infer import init_to_uniform
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from uqsparse.inference.arguments import require_fraction
 from uqsparse.inference.arviz_io import posterior_to_arviz
 from uqsparse.inference.model_sites import (
     ModelSites,
@@ -214,8 +215,7 @@ def _sample(
     start = time.perf_counter()
     _require_key(key)
     _require_counts(**{option: options[option] for option in ("n_warmup", "n_samples", "n_chains")})
-    if not 0.0 < options["target_accept"] < 1.0:
-        raise ValueError(f"target_accept must lie strictly between 0 and 1, got {options['target_accept']!r}")
+    require_fraction("target_accept", options["target_accept"])
     _refuse_collisions(name, model, args, options)
     require_finite_data(model, args, kwargs)
     args, kwargs = copy_arrays((tuple(args), dict(kwargs)))

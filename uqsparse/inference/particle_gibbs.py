@@ -22,8 +22,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 from numpyro.infer.hmc import hmc as numpyro_hmc
 
+from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.conditional_smc import run_conditional
-from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter, require_count
+from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter
 from uqsparse.inference.moves import Move, MoveParams, fit_params
 from uqsparse.inference.parameter_prior import choose_starts, parameter_target
 from uqsparse.inference.particle_mcmc_io import draws_to_arviz
@@ -105,8 +106,7 @@ def particle_gibbs(
     settings = check_filter(n_particles, "multinomial", 1, proposal)
     for name, value in (("n_warmup", n_warmup), ("n_samples", n_samples), ("n_chains", n_chains)):
         require_count(name, value, 1)
-    if not 0 < target_accept < 1:
-        raise ValueError(f"target_accept must lie strictly between 0 and 1, got {target_accept}")
+    require_fraction("target_accept", target_accept)
     target = parameter_target(model)
     key = typed(key)
 

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter, require_count
+from uqsparse.inference.arguments import require_count
+from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter
 from uqsparse.inference.likelihood_noise import MOST_NOISE, advised_n_particles, describe_noise, ideal_acceptance
 from uqsparse.inference.moves import MoveInfo, MoveParams, MoveState, RandomWalk, fit_params
 from uqsparse.inference.parameter_prior import N_FILTERS, Starts, choose_starts, estimate, parameter_target, run_filters

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from uqsparse.inference.filter_settings import Proposal, check_filter, require_count
+from uqsparse.inference.arguments import require_count, require_fraction
+from uqsparse.inference.filter_settings import Proposal, check_filter
 from uqsparse.inference.likelihood_noise import MOST_NOISE, ideal_acceptance
 from uqsparse.inference.moves import MoveParams, RandomWalk, fit_params
 from uqsparse.inference.parameter_prior import parameter_target
@@ -94,8 +95,7 @@ def smc2(
     settings = check_filter(n_particles, resampling, ess_fraction, proposal, lookahead)
     require_count("n_parameters", n_parameters, 2)
     require_count("n_moves", n_moves, 1)
-    if not 0 < parameter_ess_fraction < 1:
-        raise ValueError(f"parameter_ess_fraction must lie strictly between 0 and 1, got {parameter_ess_fraction}")
+    require_fraction("parameter_ess_fraction", parameter_ess_fraction)
     max_particles = 16 * n_particles if max_particles is None else max_particles
     require_count("max_particles", max_particles, n_particles)
     target = parameter_target(model)

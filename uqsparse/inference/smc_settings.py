@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.smc_result import FrozenLadder
 
 Moves = int | Literal["acceptance", "displacement"]
@@ -52,22 +53,17 @@ def typed(key: Array) -> Array:
 
 
 def check_settings(settings: Settings, ess_fraction: float, n_replicates: int) -> None:
-    def at_least(name: str, value, least: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-    at_least("n_particles", settings.n_particles, 2)
-    at_least("n_replicates", n_replicates, 1)
-    at_least("max_moves", settings.max_moves, 1)
-    at_least("max_temperatures", settings.max_temperatures, 1)
-    at_least("batch_size", settings.batch_size, 1)
-    if not 0 < ess_fraction < 1:
-        raise ValueError(f"ess_fraction must lie strictly between 0 and 1, got {ess_fraction}")
+    require_count("n_particles", settings.n_particles, 2)
+    require_count("n_replicates", n_replicates, 1)
+    require_count("max_moves", settings.max_moves, 1)
+    require_count("max_temperatures", settings.max_temperatures, 1)
+    require_count("batch_size", settings.batch_size, 1)
+    require_fraction("ess_fraction", ess_fraction)
     if settings.n_moves in ("acceptance", "displacement"):
         if settings.waste_free:
             raise ValueError(f"waste_free needs a fixed chain length, got n_moves={settings.n_moves!r}")
         return
-    at_least("n_moves", settings.n_moves, 2 if settings.waste_free else 1)
+    require_count("n_moves", settings.n_moves, 2 if settings.waste_free else 1)
     if settings.waste_free and (settings.n_particles % settings.n_moves or settings.n_particles < 2 * settings.n_moves):
         raise ValueError(
             f"waste_free keeps n_particles / n_moves chains, at least 2, of n_moves states each: n_moves="

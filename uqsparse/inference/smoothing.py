@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
-from uqsparse.inference.filter_settings import check_quantiles, require_count
+from uqsparse.inference.arguments import require_count
+from uqsparse.inference.filter_settings import check_quantiles
 from uqsparse.inference.particle_filter import FilterHistory, FilterResult, population_quantiles
 from uqsparse.inference.populations import log_prob
 from uqsparse.inference.precision import retry_after_precision_clash

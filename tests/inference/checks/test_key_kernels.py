@@ -147,6 +147,11 @@ def test_kernels_without_a_finite_law_are_refused():
         check_invariance(target, key_kernel(lambda key, s: jnp.where(jax.random.uniform(key) < 0.5, jnp.nan, 0.0)))
     with pytest.raises(ValueError, match="varies continuously"):
         check_invariance(target, key_kernel(lambda key, s: s + jax.random.normal(key)))
+    rarely = jax.jit(
+        lambda key, u: jax.lax.cond(u < 1e-2, lambda: jax.random.uniform(jax.random.fold_in(key, 1)), lambda: u)
+    )
+    with pytest.raises(ValueError, match="too rarely taken"):
+        key_law(lambda key: rarely(key, jax.random.uniform(jax.random.fold_in(key, 0))) < 0.005)
     with pytest.raises(ValueError, match="max_outcomes = 50"):
         key_law(lambda key: (jax.random.uniform(key, (6,)) < 0.5).sum(), max_outcomes=50)
     with pytest.raises(ValueError, match="points has draw 1"):

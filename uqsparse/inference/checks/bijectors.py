@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform, biject_to
+from scipy.special import ndtr
 
+from uqsparse.inference.arguments import require_count
 from uqsparse.inference.checks.free_coordinates import Chart, chart_of
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
 from uqsparse.inference.diagnostics import stein_check
@@ -77,7 +79,7 @@ def check_bijector(
 
     Returns:
         A verdict; its evidence is the largest relative error of a round trip or a log determinant, infinite where
-        something else is wrong.
+        something else is wrong. Its `alpha` is that of the pushforward test alone, 0 without it.
 
     Raises:
         TypeError: `transform` is none.
@@ -92,8 +94,7 @@ def check_bijector(
     """
     if not isinstance(transform, Transform):
         raise TypeError(f"transform must be a NumPyro transform, got a {type(transform).__name__}")
-    if not (isinstance(n, int) and n >= math.prod(BATCH)):
-        raise ValueError(f"n must be an integer of at least {math.prod(BATCH)}, got {n}")
+    require_count("n", n, math.prod(BATCH))
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must lie in (0, 1), got {tolerance}")
 
@@ -119,6 +120,7 @@ class _Checker:
         self.transform, self.tolerance, self.n = transform, tolerance, n
         self.notes: list[str] = []
         self.evidence = 0.0
+        self.alpha = 0.0
         self.key_draws, self.key_stein = jax.random.split(key)
         self.domain, self.codomain = transform.domain, transform.codomain
         self.unbounded = _is_real(self.domain)
@@ -172,6 +174,7 @@ class _Checker:
             "exact",
             evidence,
             self.n,
+            self.alpha,
             counterexample=examples[0] if examples else None,
             assumptions=("the draws reach every piece on which the transform is smooth",),
             notes=(*self.notes, *(f"also wrong: {example}" for example in examples[1:])),
@@ -379,6 +382,7 @@ class _Checker:
             yield _Finding("the transformed density at draws through T", "a finite gradient", str(error))
             return
         n_scores = 2 * w.shape[1]
+        self.alpha = 2 * n_scores * float(ndtr(-STEIN_LIMIT))
         self.notes.append(f"pushforward: largest of {n_scores} |z| {score.max_abs_z:.2f}, {STEIN_LIMIT:g} rejects")
         if not score.ok(STEIN_LIMIT):
             yield _Finding(

@@ -5,7 +5,7 @@ and so they are after a step of a correct kernel. Whatever the function, its val
 average: exactly, with no burn-in and no long chain. Before and after share nearly all of their noise, which makes the
 test sharp.
 
-Sources: Geweke (2004), Getting it right: joint distribution tests of posterior simulators; Gandy & Scott (2021), Unit
+Sources: Geweke (2004), Getting it right: joint distribution tests of posterior simulators; Gandy & Scott (2020), Unit
 testing for MCMC and other Monte Carlo methods; Shafer (2021), Testing by betting.
 """
 
@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.checks.drift_pairs import Batch, Kernel, Simulate, State, Sweep, run_batch
 from uqsparse.inference.checks.drift_statistics import Statistic, TestFunctions, fit_test_functions
 from uqsparse.inference.checks.eprocess import Wealth, combine, log_mean, mean_radius, no_bets, stop_at_crossing
@@ -122,12 +123,10 @@ def run_drift(
         assumptions: what it takes for granted.
     """
     key, (alpha, budget, batch_size) = typed(key), limits
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie strictly between 0 and 1, got {alpha!r}")
+    require_fraction("alpha", alpha)
     counts = {"budget": budget, "batch_size": batch_size, "n_steps": min(s.n_steps for s in sweeps.values())}
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        require_count(name, value, 1)
     for name, function in {
         "simulate": simulate,
         **{f"kernel {k}".strip(): s.kernel for k, s in sweeps.items()},

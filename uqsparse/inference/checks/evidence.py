@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import ndtri
 
+from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.checks.eprocess import log_mean, mean_radius
 from uqsparse.inference.checks.host_randomness import refuse_host_randomness
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
@@ -74,11 +75,9 @@ def evidence_test(
         raise ValueError(f"log_evidence must be finite, got {log_evidence!r}")
     if upper_bound is not None and not log_evidence < upper_bound < math.inf:
         raise ValueError(f"upper_bound must be finite and above log_evidence = {log_evidence}, got {upper_bound!r}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie strictly between 0 and 1, got {alpha!r}")
+    require_fraction("alpha", alpha)
     for name, value in {"budget": budget, "batch_size": batch_size}.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        require_count(name, value, 1)
     state, size = _Bets(np.zeros((1 if upper_bound is None else 2, len(STAKES))), 0, 0.0, 0.0), min(budget, batch_size)
     # Bets against an upward bias go up to 1, below which X >= 0 leaves something; those against a downward one up to
     # 1 / (B - 1), where X <= B does.

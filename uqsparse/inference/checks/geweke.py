@@ -14,9 +14,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
+from uqsparse.inference.arguments import require_count
 from uqsparse.inference.checks.drift import Limits, run_drift
 from uqsparse.inference.checks.drift_pairs import Kernel, Sweep
 from uqsparse.inference.checks.drift_statistics import Statistic
@@ -68,8 +68,7 @@ def geweke(
     for name, function in {"simulate_prior": simulate_prior, "simulate_data": simulate_data}.items():
         if not callable(function):
             raise TypeError(f"{name} must be a function, got {type(function).__name__}")
-    if isinstance(n_sweeps, bool) or not isinstance(n_sweeps, int | np.integer) or n_sweeps < 1:
-        raise ValueError(f"n_sweeps must be an integer of at least 1, got {n_sweeps!r}")
+    require_count("n_sweeps", n_sweeps, 1)
     sweeps = {"": Sweep(kernel, 1), f"{n_sweeps} sweeps": Sweep(kernel, n_sweeps, simulate_data)}
     likelihood = "the likelihood is the one the kernel is meant for"
     if log_likelihood is not None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from uqsparse.inference.arguments import require_count
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
 from uqsparse.inference.involutive import InvolutiveKernel
 from uqsparse.inference.jacobians import Map, active_block, active_entries, continuous_part, jacobian
@@ -70,8 +71,7 @@ def check_involution(
     >>> check_involution(lambda x, v: (x + v, v), draw, key=jax.random.key(0)).ok
     False
     """
-    if not (isinstance(n, int) and n >= 1):
-        raise ValueError(f"n must be an integer of at least 1, got {n}")
+    require_count("n", n, 1)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must lie in (0, 1), got {tolerance}")
     for name, given in (("f", f), ("sampler", sampler)):

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import binom
 
+from uqsparse.inference.arguments import require_fraction
 from uqsparse.inference.checks.rank_verdict import RankVerdict
 
 _COLUMNS = 4
@@ -41,8 +42,7 @@ def plot_ranks(result: RankVerdict, *, level: float = 0.95, most: int = MOST_PAN
     simulation-based calibration (histograms); Säilynoja, Bürkner & Vehtari (2022), Graphical test for discrete
     uniformity and its applications in goodness of fit evaluation and multiple sample comparison (differences).
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+    require_fraction("level", level)
     if most < 1:
         raise ValueError(f"most must be at least 1, got {most!r}")
     n, n_statistics = result.ranks.shape

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.checks.drift_pairs import Kernel, Simulate
 from uqsparse.inference.checks.drift_statistics import Statistic, TestFunctions, fit_test_functions
 from uqsparse.inference.checks.host_randomness import refuse_host_randomness
@@ -84,10 +85,8 @@ def rank_test(
     key = typed(key)
     counts = {"length": (length, 2), "n_steps": (n_steps, 1), "budget": (budget, 1), "batch_size": (batch_size, 1)}
     for name, (value, least) in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie strictly between 0 and 1, got {alpha!r}")
+        require_count(name, value, least)
+    require_fraction("alpha", alpha)
     given = {"simulate": simulate, "kernel": kernel} | ({} if backward is None else {"backward": backward})
     for name, function in given.items():
         if not callable(function):

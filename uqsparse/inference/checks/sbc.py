@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from numpyro.diagnostics import effective_sample_size
 from rich.progress import Progress
 
+from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.checks.posterior_fits import Fitter, NutsFitter, SamplerFitter, excerpt
 from uqsparse.inference.checks.rank_verdict import RankVerdict, judge_ranks, rank_among
 from uqsparse.inference.checks.ranked_statistics import RankedStatistics
@@ -118,16 +119,13 @@ def sbc(
     >>> bool(sbc(jax.random.key(0), coin, observed=("heads",), sampler=exact, vectorized=True, n_ranks=16))
     True
     """
-    _require_counts(
-        n_simulations=(n_simulations, 2),
-        n_ranks=(n_ranks, 2),
-        n_warmup=(n_warmup, 1),
-        thin=(1 if thin is None else thin, 1),
-        max_thin=(max_thin, 1),
-        batch_size=(batch_size, 1),
-    )
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie strictly between 0 and 1, got {alpha!r}")
+    require_count("n_simulations", n_simulations, 2)
+    require_count("n_ranks", n_ranks, 2)
+    require_count("n_warmup", n_warmup, 1)
+    require_count("thin", 1 if thin is None else thin, 1)
+    require_count("max_thin", max_thin, 1)
+    require_count("batch_size", batch_size, 1)
+    require_fraction("alpha", alpha)
     if data is not None and not isinstance(data, Mapping):
         raise TypeError(f"data must be a dict of real data by site, got {type(data).__name__}")
     _refuse_collisions(model, args)
@@ -301,9 +299,3 @@ def _refuse_collisions(model: Callable[..., Any], args: Sequence[Any]) -> None:
                 f"model {model_name(model)!r} has a parameter {name!r}, an option of sbc(); give it by position or "
                 f"bind it first: functools.partial(model, {name}=...)"
             )
-
-
-def _require_counts(**counts: tuple[Any, int]) -> None:
-    for name, (value, least) in counts.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")

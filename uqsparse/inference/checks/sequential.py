@@ -1,6 +1,6 @@
 """A sequential rule for tests that give p-values alone: look again, with more draws, at what looks suspicious.
 
-Source: Gandy & Scott (2021), Unit testing for MCMC and other Monte Carlo methods, algorithm 3.
+Source: Gandy & Scott (2020), Unit testing for MCMC and other Monte Carlo methods, algorithm 3.
 """
 
 import math
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
 from uqsparse.inference.smc_settings import typed
 
@@ -55,10 +56,8 @@ def sequential_pvalues(
     """
     key = typed(key)
     for name, value in {"n": n, "n_stages": n_stages}.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie strictly between 0 and 1, got {alpha!r}")
+        require_count(name, value, 1)
+    require_fraction("alpha", alpha)
     if not 1 <= growth < math.inf:
         raise ValueError(f"growth must be a number of at least 1, got {growth!r}")
     level, size, used = alpha / n_stages, n, 0

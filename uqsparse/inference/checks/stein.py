@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 from scipy.special import log_ndtr
 
+from uqsparse.inference.arguments import require_fraction
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
 from uqsparse.inference.diagnostics import stein_check
 
@@ -36,8 +37,7 @@ def stein(target: Any, draws: Float[ArrayLike, "*chain n d"], *, alpha: float = 
     >>> stein(lambda u: -0.5 * (u**2).sum(), draws).ok, stein(lambda u: -0.5 * ((u / 2)**2).sum(), draws).ok
     (True, False)
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie strictly between 0 and 1, got {alpha!r}")
+    require_fraction("alpha", alpha)
     check = stein_check(target, draws)
     scores = np.stack([check.mean_z, check.identity_z])
     row, i = (int(k) for k in np.unravel_index(np.argmax(np.abs(scores)), scores.shape))

@@ -36,7 +36,8 @@ class Verdict:
             largest relative error); for a statistical one the log of the e-value against correctness, which rejects at
             log(1 / alpha).
         n: what it rests on: enumerated outcomes, points, or independent simulations.
-        alpha: most probability of rejecting something right, at any stopping time; 0 for an exact check.
+        alpha: most probability of rejecting something right, at any stopping time; 0 for an exact check, unless a part
+            of it rests on draws.
         bias_bound: the largest bias that is not excluded at level alpha, in the unit that `bias_unit` names; None if
             none was bounded.
         bias_unit: what `bias_bound` is a bias of.
@@ -63,6 +64,7 @@ class Verdict:
     def __str__(self) -> str:
         if self.method == "exact":
             how = f"largest discrepancy {self.evidence:.3g} over {self.n} outcomes"
+            how += f"; a part rests on draws (alpha {self.alpha:.1g})" if self.alpha else ""
         else:
             limit = f"{-math.log(self.alpha):.3g} rejects (alpha {self.alpha:g})"
             how = f"log e-value {self.evidence:.3g} after {self.n} simulations; {limit}"
