@@ -1,35 +1,21 @@
-"""The command line: `uqsparse sample`, `uqsparse check`, `uqsparse bench`, `uqsparse list`.
-
-Exit codes: 0 good; 1 ran, but did not converge, or a check or claim failed; 2 bad input; 130 interrupted. An error is
-one line on stderr. JAX is imported inside the commands, so that `--help` and `list` answer at once.
-"""
+"""`uqsparse sample`: the posterior of a model in a file."""
 
 import functools
 import inspect
-import os
-import sys
-import threading
-import warnings
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperGroup
 
-from uqsparse import __version__
-from uqsparse.systems import SYSTEMS
+from uqsparse.cli.application import app, fail, in_a_thread
 
 if TYPE_CHECKING:
     from uqsparse.inference.diagnostics import Convergence
-
-# Typer carries Click under varying module names; its public `BadParameter` leads to the base of all usage
-# errors.
-_ClickException: Any = typer.BadParameter.__mro__[2]
 
 _MAX_ROWS = 60
 
@@ -60,85 +46,6 @@ class MoveName(StrEnum):
     rwm = "rwm"
     independent = "independent"
     hmc = "hmc"
-
-
-class _OneLineErrors(TyperGroup):
-    """Reports every error of the command line as one line on stderr, and Ctrl-C as exit code 130."""
-
-    def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
-        args = list(sys.argv[1:] if args is None else args) or ["--help"]
-        extra["standalone_mode"] = False
-        try:
-            code = super().main(args, prog_name or "uqsparse", **extra)
-        except _ClickException as error:
-            _print_error(error.format_message())
-            code = error.exit_code
-        except typer.Abort:
-            code = 130
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-app = typer.Typer(
-    cls=_OneLineErrors,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Bayesian inference with checked answers, and benchmarks of uncertainty quantification.",
-)
-
-
-def main() -> None:
-    """Run the command line; the console script `uqsparse` starts here."""
-    try:
-        app()
-    except SystemExit as stop:
-        if stop.code != 130:
-            raise
-        # An interrupted sampler still runs in its thread, and compiled code cannot be asked to stop.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(130)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit."),
-    ] = False,
-) -> None:
-    """Take the options that belong to no command; they act through their callbacks."""
-
-
-def _print_error(message: str) -> None:
-    typer.echo("error: " + " ".join(str(message).split()), err=True)
-
-
-def _fail(error: BaseException | str) -> NoReturn:
-    """End with exit code 2 and the error's message on one line."""
-    message = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        message = f"{error.strerror}: {error.filename}"
-    _print_error(message)
-    raise typer.Exit(2)
-
-
-@app.command("list")
-def list_systems() -> None:
-    """List every system with its purpose and source."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
-    table.add_column("system, and its room in uqsparse", min_width=25, overflow="fold")
-    table.add_column("purpose", overflow="fold")
-    table.add_column("source", overflow="fold")
-    for system in SYSTEMS:
-        room = system.room.removeprefix("uqsparse.")
-        table.add_row(f"[bold]{system.name}[/]\n[dim]{room}[/]", system.purpose, system.source)
-    Console().print(table, highlight=False)
 
 
 @app.command()
@@ -205,11 +112,11 @@ def sample(
     Computes in double precision.
     """
     if not out.parent.is_dir():
-        _fail(f"--out: directory {str(out.parent)!r} does not exist")
+        fail(f"--out: directory {str(out.parent)!r} does not exist")
     if out.is_dir():
-        _fail(f"--out: {str(out)!r} is a directory")
+        fail(f"--out: {str(out)!r} is a directory")
     if plot is not None and plot.exists() and not plot.is_dir():
-        _fail(f"--plot: {str(plot)!r} is a file")
+        fail(f"--plot: {str(plot)!r} is a file")
 
     saved = False
     try:
@@ -239,7 +146,7 @@ def sample(
                     counts = {"n_particles": particles or 1000, "n_moves": moves, "n_replicates": replicates}
                     options = {**counts, "waste_free": waste_free, "progress": progress}
                     run = functools.partial(_run_smc, seed, function, kwargs, move, options)
-        posterior, notes = _in_a_thread(run)
+        posterior, notes = in_a_thread(run)
         report = diagnostics.convergence(posterior)
         arviz_io.save(posterior, out)
         saved = True
@@ -253,112 +160,13 @@ def sample(
 
             typer.echo(f"Trace plots: {len(save_trace_plots(posterior, plot))} in {plot}")
     except (ValueError, TypeError, OSError) as error:
-        _fail(error)
+        fail(error)
     except KeyboardInterrupt:
         kept = f"; {out} from an earlier run is untouched" if out.exists() else ""
         Console().show_cursor(True)
         typer.echo(f"interrupted: {f'{out} is complete' if saved else f'nothing was written{kept}'}", err=True)
         raise typer.Exit(130) from None
     raise typer.Exit(0 if report.converged else 1)
-
-
-@app.command()
-def check(
-    subject: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE.py:NAME",
-            help="A Markov kernel, resampler, involution, NumPyro transform, NumPyro model, or a function of no "
-            "arguments that returns a verdict.",
-        ),
-    ],
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What to check against, in the same file: masses ('target') of a kernel(key, state), the simulator "
-            "('simulate') of a kernel(key, theta, y), a sampler ('points') of an involution.",
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="JSON, NPZ or CSV for a NumPyro model, by name of parameter or site.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same verdict.")] = 0,
-    alpha: Annotated[float | None, typer.Option(help="Level of statistical checks (1e-5).", show_default=False)] = None,
-    budget: Annotated[
-        int | None, typer.Option(min=2, help="Most simulations of statistical checks.", show_default=False)
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Save the picture of ranks of a NumPyro model there.")
-    ] = None,
-) -> None:
-    """Check that inference code is right: exactly where it can be enumerated, else by simulation.
-
-    Prints a verdict with its evidence, and a counter-example if it is wrong.
-    """
-    if plot is not None and not plot.parent.is_dir():
-        _fail(f"--plot: directory {str(plot.parent)!r} does not exist")
-    try:
-        from uqsparse.data.files import read_arrays
-        from uqsparse.inference.checks.from_file import Options, check_from_file
-
-        entries = None if data is None else read_arrays(data)
-        options = Options(against, seed, alpha, budget, entries, plot)
-        verdicts, notes = _in_a_thread(lambda: check_from_file(subject, options))
-    except (ValueError, TypeError, OSError) as error:
-        _fail(error)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: no verdict", err=True)
-        raise typer.Exit(130) from None
-    for verdict in verdicts:
-        typer.echo(verdict)
-    for text in notes:
-        typer.echo(f"warning: {text}")
-    raise typer.Exit(0 if all(verdicts) else 1)
-
-
-@app.command()
-def bench(
-    quick: Annotated[bool, typer.Option("--quick/--full", help="The suite of minutes, or all of it.")] = True,
-    only: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Run what matches; repeatable.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same results.")] = 0,
-    load: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Your own entries; repeatable.")] = None,
-    scheduler: Annotated[str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster to run on.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Discard what an interrupted run has finished.")] = False,
-    progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar.")] = True,
-) -> None:
-    """Measure claims, leaderboards and speed, and write the report."""
-    from uqsparse import bench as suite
-    from uqsparse.bench.console import print_results
-
-    try:
-        result = suite.run(
-            quick=quick,
-            only=only or None,
-            jobs=jobs,
-            seed=seed,
-            load=tuple(load or ()),
-            scheduler=scheduler,
-            out=out,
-            progress=progress,
-            fresh=fresh,
-        )
-    except KeyboardInterrupt as stop:
-        typer.echo(
-            str(stop) or f"interrupted: finished entries are kept in {out}; the same command continues",
-            err=True,
-        )
-        raise typer.Exit(130) from None
-    except ConnectionError as error:
-        _print_error(str(error))
-        raise typer.Exit(1) from None
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        _fail(error)
-    print_results(result, Console())
-    raise typer.Exit(0 if result.all_hold else 1)
 
 
 def _require_method(method: Method, model: str, is_series: bool) -> Method:
@@ -420,34 +228,6 @@ def _bind_collisions(sampler: Callable, model: Callable, kwargs: Mapping[str, An
     }
     rest = {name: value for name, value in kwargs.items() if name not in taken}
     return (functools.partial(model, **taken) if taken else model), rest
-
-
-def _in_a_thread(run: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """Run in a thread, in double precision. Compiled code does not hear Ctrl-C; this waiting for it does.
-
-    Returns the result and the warnings given meanwhile.
-    """
-    import jax
-
-    outcome: dict[str, Any] = {}
-
-    def work() -> None:
-        try:
-            with jax.enable_x64(True):
-                outcome["result"] = run()
-        except BaseException as error:
-            outcome["error"] = error
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default", UserWarning)
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.1)
-    if "error" in outcome:
-        raise outcome["error"]
-    notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
-    return outcome["result"], list(dict.fromkeys(notes))
 
 
 def _print_report(report: "Convergence", notes: list[str], console: Console) -> None:
