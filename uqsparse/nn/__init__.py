@@ -1,3 +1,9 @@
-"""Network modules (Equinox): drop-in layers for their `equinox.nn` counterparts."""
+"""Network modules (Equinox): a decoder of the Llama architecture, and what reads its weights."""
 
-__all__: list[str] = []
+from uqsparse.nn.gguf_files import load_gguf
+from uqsparse.nn.llama import KVCache, Llama
+from uqsparse.nn.llama_config import LlamaConfig
+from uqsparse.nn.llama_decoding import LlamaDecoder
+from uqsparse.nn.safetensors_files import load_safetensors
+
+__all__ = ["KVCache", "Llama", "LlamaConfig", "LlamaDecoder", "load_gguf", "load_safetensors"]
