@@ -1,9 +1,10 @@
 """Network modules (Equinox): a decoder of the Llama architecture, and what reads its weights."""
 
+from uqsparse.nn.compiled_blocks import compile_blocks
 from uqsparse.nn.gguf_files import load_gguf
 from uqsparse.nn.llama import KVCache, Llama
 from uqsparse.nn.llama_config import LlamaConfig
 from uqsparse.nn.llama_decoding import LlamaDecoder
 from uqsparse.nn.safetensors_files import load_safetensors
 
-__all__ = ["KVCache", "Llama", "LlamaConfig", "LlamaDecoder", "load_gguf", "load_safetensors"]
+__all__ = ["KVCache", "Llama", "LlamaConfig", "LlamaDecoder", "compile_blocks", "load_gguf", "load_safetensors"]
