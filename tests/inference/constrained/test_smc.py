@@ -169,7 +169,7 @@ def test_a_constraint_that_nothing_satisfies_has_zero_evidence_and_says_so():
         ({"resampling": "fair"}, "resampling must be one of .* got 'fair'"),
         ({"local": "greedy"}, "greedy"),
         ({"max_rejects": 1}, "max_rejects"),
-        ({"local": "two-loop", "max_rejects": 4}, "max_rejects"),
+        ({"local": "twist", "max_rejects": 4}, "max_rejects"),
         ({"local": "geometric", "max_accepts": 1}, "max_accepts"),
     ],
 )

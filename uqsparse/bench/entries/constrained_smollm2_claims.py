@@ -73,8 +73,7 @@ def _smollm2():
 def _runs(problem: Problem, local: str, n_runs: int) -> Runs:
     llama, tokenizer = _smollm2()
     constraint = RegexConstraint(problem.pattern, Vocabulary(tokenizer.token_bytes, tokenizer.end))
-    ends = [tokenizer.end, tokenizer.special["<|endoftext|>"]]
-    model = LlamaDecoder(llama, tokenizer.chat(problem.prompt), problem.max_length, ends)
+    model = LlamaDecoder(llama, tokenizer.chat(problem.prompt), problem.max_length, tokenizer.ends)
     results = [
         constrained_smc(
             jax.random.key(run),
