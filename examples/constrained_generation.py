@@ -19,7 +19,7 @@ ASK = (
     'Give me one person as a JSON object with the keys "name", "age" and "profession", like '
     '{"name": "Ada", "age": 36, "profession": "teacher"}. Answer with the JSON only.'
 )
-N = 24
+N = 16
 
 
 def main():
@@ -30,7 +30,7 @@ def main():
     flight = tokenizer.encode("The first flight of the Wright brothers took place on")
     tasks = {
         "a date": (flight, RegexConstraint(rf" {DATE}", vocabulary), 12),
-        "a JSON object": (tokenizer.chat(ASK), GrammarConstraint.json(vocabulary, PERSON), 48),
+        "a JSON object": (tokenizer.chat(ASK), GrammarConstraint.json(vocabulary, PERSON), 40),
     }
     for what, (prompt, constraint, max_length) in tasks.items():
         model = LlamaDecoder(llama, prompt, max_length, end=tokenizer.ends)

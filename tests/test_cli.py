@@ -420,7 +420,7 @@ def generate(*arguments):
 
 
 def test_generate_wants_one_constraint(folder):
-    assert_one_error_line(generate(), "give one of --regex, --grammar, --predicate; got none")
+    assert_one_error_line(generate(), "give one of --regex, --grammar, --fields, --predicate; got none")
     assert_one_error_line(generate("--regex", "a", "--grammar", "json"), "got --regex and --grammar")
 
 
@@ -443,6 +443,8 @@ def test_generate_refuses_bad_input_in_one_line(folder, arguments, parts):
         (("--regex", "(a"), ("'(a'", "regular expression")),
         (("--regex", "a{60}"), ("max_length is 4",)),
         (("--grammar", "nowhere.txt"), ("No such file or directory: nowhere.txt",)),
+        (("--fields", "{"), ("--fields is no JSON",)),
+        (("--fields", '{"age": "number of years"}'), ("fields['age']",)),
         (("--predicate", "model.py:line"), ("a pair of functions (prefix, complete)",)),
         (("--regex", "a", "--temperature", "0"), ("temperature",)),
     ],

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +48,14 @@ def generate(
     grammar: Annotated[
         str | None, typer.Option(metavar="FILE|json", help="Grammar file, or json.", show_default=False)
     ] = None,
+    fields: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help='JSON objects with these fields, as {"name": "string", "age": "integer", "sex": ["f", "m"]}.',
+            show_default=False,
+        ),
+    ] = None,
     predicate: Annotated[
         str | None,
         typer.Option(
@@ -76,7 +84,7 @@ def generate(
     Prints strings with their probabilities given the constraint, the probability of the constraint itself (the
     evidence), and the number of constraint tests.
     """
-    constraints = {"--regex": regex, "--grammar": grammar, "--predicate": predicate}
+    constraints = {"--regex": regex, "--grammar": grammar, "--fields": fields, "--predicate": predicate}
     given = [name for name, value in constraints.items() if value is not None]
     if len(given) != 1:
         fail(f"give one of {', '.join(constraints)}; got {' and '.join(given) or 'none'}")
@@ -97,7 +105,7 @@ def generate(
         path = smollm2().path if model == "smollm2" else Path(model)
         tokenizer = load_tokenizer(path)
         vocabulary = Vocabulary(tokenizer.token_bytes, tokenizer.end)
-        constraint = _constraint(vocabulary, max_tokens, regex, grammar, predicate)
+        constraint = _constraint(vocabulary, max_tokens, constraints)
         with console.status("Loading the model (converted at the first time)"):
             llama = load_gguf(path)
         if not chat and prompt.endswith(" "):
@@ -136,22 +144,25 @@ def generate(
     raise typer.Exit(0 if result.probabilities.any() else 1)
 
 
-def _constraint(
-    vocabulary: "Vocabulary", max_length: int, regex: str | None, grammar: str | None, predicate: str | None
-) -> "Constraint":
+def _constraint(vocabulary: "Vocabulary", max_length: int, options: Mapping[str, str | None]) -> "Constraint":
     from uqsparse.inference.constraints import GrammarConstraint, PredicateConstraint, RegexConstraint
     from uqsparse.inference.model_files import load_named
 
-    if regex is not None:
-        return RegexConstraint(regex, vocabulary, max_length=max_length)
-    if grammar is not None:
-        if grammar == "json":
-            return GrammarConstraint.json(vocabulary)
-        return GrammarConstraint(Path(grammar).read_text(encoding="utf-8"), vocabulary)
-    assert predicate is not None
-    pair, _ = load_named(predicate, "a pair of functions (prefix, complete)")
+    [(option, value)] = [(name, value) for name, value in options.items() if value is not None]
+    if option == "--regex":
+        return RegexConstraint(value, vocabulary, max_length=max_length)
+    if option == "--grammar" and value == "json":
+        return GrammarConstraint.json(vocabulary)
+    if option == "--grammar":
+        return GrammarConstraint(Path(value).read_text(encoding="utf-8"), vocabulary)
+    if option == "--fields":
+        try:
+            return GrammarConstraint.json(vocabulary, json.loads(value))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--fields is no JSON: {error}") from None
+    pair, _ = load_named(value, "a pair of functions (prefix, complete)")
     if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(callable, pair))):
-        raise ValueError(f"--predicate {predicate}: expected a pair of functions (prefix, complete), got {pair!r}")
+        raise ValueError(f"--predicate {value}: expected a pair of functions (prefix, complete), got {pair!r}")
     prefix, complete = pair
     return PredicateConstraint(prefix, complete, vocabulary)
 
@@ -173,7 +184,7 @@ def _shown(
 def _growing(population: "Population", vocabulary: "Vocabulary", width: int) -> Table:
     n_finished = sum(particle.finished for particle in population.particles)
     title = f"token {population.n_steps}, {n_finished} of {len(population.particles)} strings ended"
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="dim")
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="dim", min_width=60)
     table.add_column("weight", justify="right")
     table.add_column("string so far", no_wrap=True)
     heaviest = sorted(population.particles, key=lambda particle: -particle.log_weight)
