@@ -55,7 +55,7 @@ SKEWED_EVIDENCE = integrate.quad(lambda u: stats.cauchy.pdf(u) * stats.norm.pdf(
 @pytest.mark.slow
 @pytest.mark.parametrize(("move", "n_moves"), [(RandomWalk(), 20), (HMC(), 10)], ids=str)
 def test_evidence_and_posterior_of_a_conjugate_regression(diabetes, move, n_moves):
-    """S1, with fewer runs than in the bench. The key is fixed, so the outcome is too; on fresh keys the bounds lie about
+    """S1, with fewer runs than in the bench. The key is fixed, so the outcome is too; on fresh keys the bounds lie some
     4 standard errors out."""
     target, log_evidence, mean, sd = diabetes
     result = tempered_smc(jax.random.key(1), target, n_particles=2000, move=move, n_moves=n_moves, n_replicates=8)
