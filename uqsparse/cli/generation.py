@@ -210,6 +210,8 @@ def _print_result(result: "WeightedStrings", seconds: float, console: Console) -
     if strings:
         error = result.log_evidence_error
         console.print(f"log evidence of the constraint {result.log_evidence:.2f} ± {error:.2g}", highlight=False)
+        if result.n_ancestors == 1 < n:
+            console.print("[bold yellow]warning[/] all strings descend from one particle: do not rely on that error")
     else:
         console.print("[bold yellow]warning[/] no particle reached a member of the constraint: the evidence is zero")
     masking = len(result.vocabulary) * n * result.n_steps

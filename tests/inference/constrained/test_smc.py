@@ -19,8 +19,11 @@ from uqsparse.inference.constrained.smc import (
 from uqsparse.inference.constraints.constraint import Constraint
 from uqsparse.inference.constraints.vocabulary import Vocabulary
 
-# With few particles it is common that none gets there.
-pytestmark = pytest.mark.filterwarnings("ignore:none of .* particles reached:UserWarning")
+# With few particles it is common that none gets there, or that only one has offspring.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:none of .* particles reached:UserWarning"),
+    pytest.mark.filterwarnings("ignore:all strings descend from one:UserWarning"),
+]
 KEY = jax.random.key(5)
 POSTERIOR = {tokens: float(mass) for tokens, mass in expected_measure(3).items()}
 EVIDENCE = sum(POSTERIOR.values())
@@ -141,6 +144,14 @@ def test_the_error_bar_of_the_evidence_matches_its_spread():
     spread = np.std([result.log_evidence for result in results])
     stated = math.sqrt(np.mean([result.log_evidence_error**2 for result in results]))
     assert 1 / 1.5 < stated / spread < 1.5
+
+
+def test_a_population_that_descends_from_one_particle_is_warned_about():
+    """Two particles and resampling at every difference: most runs end with one ancestor."""
+    with pytest.warns(UserWarning, match="all strings descend from one of 2 particles"):
+        results = [run_with(key, n_particles=2, ess_threshold=1.0) for key in jax.random.split(KEY, 20)]
+    assert {result.n_ancestors for result in results} >= {1}
+    assert run(n_particles=200).n_ancestors > 20
 
 
 def run_with(key, **options):

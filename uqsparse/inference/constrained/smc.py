@@ -90,7 +90,8 @@ def constrained_smc(
         progress: show a bar.
 
     Returns:
-        Weighted strings. If no particle reached a member, the evidence is zero, and a warning says so.
+        Weighted strings. If no particle reached a member, the evidence is zero, and a warning says so; another one
+        says if all strings descend from one particle.
 
     Raises:
         ValueError: an argument is out of range, no member is as short as `max_length`, the model returns no
@@ -125,11 +126,18 @@ def constrained_smc(
             n_finished = sum(particle.finished for particle in population.particles)
             advance_bar(population.n_steps, f"{n_finished} of {n_particles} strings ended")
     assert population is not None
-    result = weighted_strings(population, constraint, is_evidence=local != "lcd")
+    is_evidence = local != "lcd"
+    result = weighted_strings(population, constraint, is_evidence)
     if not result.probabilities.any():
         warnings.warn(
             f"none of {n_particles} particles reached a member of the constraint within {max_length} tokens: the "
             "estimated evidence is zero; take more particles, a longer max_length, or a tighter prefix test",
+            stacklevel=2,
+        )
+    elif result.n_ancestors == 1 < n_particles and is_evidence:
+        warnings.warn(
+            f"all strings descend from one of {n_particles} particles, so that log_evidence_error cannot tell how far "
+            "the evidence is off: take more particles, or compare runs with other keys",
             stacklevel=2,
         )
     return result
@@ -240,6 +248,7 @@ def weighted_strings(population: Population, constraint: Constraint, is_evidence
         log_weights=np.array([particle.log_weight for particle in particles]),
         log_evidence=log_mean_weight(particles) if is_evidence else None,
         log_evidence_error=genealogical_error(roots, probabilities) if is_evidence else None,
+        n_ancestors=len(set(roots[probabilities > 0])),
         ess=float(total**2 / np.sum(weights**2)) if total > 0 else 0.0,
         n_tests=population.n_tests,
         n_tests_requested=population.n_tests_requested,

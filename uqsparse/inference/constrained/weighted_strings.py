@@ -29,7 +29,9 @@ class WeightedStrings(NamedTuple):
             All zero or -inf for masked decoding.
         log_evidence: log of the mean weight, -inf if no particle lives; None for masked decoding, which has none.
         log_evidence_error: standard error of `log_evidence`, from the genealogy of this run; 0 where no particle lives,
-            which is no evidence of accuracy. None where `log_evidence` is.
+            which is no evidence of accuracy. It never exceeds 1, and says nothing where `n_ancestors` is 1. None where
+            `log_evidence` is.
+        n_ancestors: how many particles of the first population the living ones descend from.
         ess: effective sample size of the weights, between 1 and N; 0 if no particle lives.
         n_tests: constraint tests evaluated; answers are kept for equal prefixes of one step.
         n_tests_requested: constraint tests asked for, repeated ones included.
@@ -42,6 +44,7 @@ class WeightedStrings(NamedTuple):
     log_weights: Float[np.ndarray, " n"]
     log_evidence: float | None
     log_evidence_error: float | None
+    n_ancestors: int
     ess: float
     n_tests: int
     n_tests_requested: int
