@@ -46,6 +46,9 @@ class Tokenizer:
         others = {self.special.get("<|endoftext|>", self.end)} - {self.end}
         return [self.end, *others]
 
+    def __repr__(self) -> str:
+        return f"<Tokenizer of {len(self.token_bytes)} tokens, end {self.end}>"
+
     def __len__(self) -> int:
         return len(self.token_bytes)
 

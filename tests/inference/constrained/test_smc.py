@@ -138,6 +138,10 @@ def test_results_can_be_used():
     assert 0 <= result.log_evidence_error < 1
 
 
+def test_results_are_shown_without_the_vocabulary():
+    assert "vocabulary=<Vocabulary of 4 tokens, end 3>" in repr(run(n_particles=3))
+
+
 def test_the_error_bar_of_the_evidence_matches_its_spread():
     """Within a factor 1.5 both ways over 200 runs: the spread of a spread there is about 5 %."""
     results = [run_with(key, n_particles=40) for key in jax.random.split(KEY, 200)]

@@ -40,6 +40,9 @@ class Vocabulary:
         """Make a vocabulary of texts (UTF-8), with the end as one more token after them."""
         return cls((*(text.encode() for text in texts), None), len(texts))
 
+    def __repr__(self) -> str:
+        return f"<Vocabulary of {len(self.tokens)} tokens, end {self.end}>"
+
     def __len__(self) -> int:
         return len(self.tokens)
 
