@@ -39,12 +39,12 @@ def _compile(block: Any, in_place: bool) -> Callable:
         return eqx.filter_jit(block)
     program = _program(structure, in_place)
     # Arrays are handed over flat: to flatten thirty blocks for each token costs milliseconds in Python.
-    return lambda x, keys, values, start, turn: program(leaves, x, keys, values, start, turn)
+    return lambda x, keys, values, start, turn, prompt: program(leaves, x, keys, values, start, turn, prompt)
 
 
 @lru_cache(maxsize=128)
 def _program(structure: Any, in_place: bool) -> Callable:
-    def step(leaves, x, keys, values, start, turn):
-        return jax.tree.unflatten(structure, leaves)(x, keys, values, start, turn)
+    def step(leaves, x, keys, values, start, turn, prompt):
+        return jax.tree.unflatten(structure, leaves)(x, keys, values, start, turn, prompt)
 
     return jax.jit(step, donate_argnames=("keys", "values") if in_place else ())

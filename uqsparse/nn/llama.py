@@ -37,6 +37,20 @@ Values = Float[Array, "b k c h"]
 VectorMap = Callable[[Array], Array]  # a module like `equinox.nn.Linear`
 
 
+class Prompt(NamedTuple):
+    """Keys and values of one block at positions that all strings have in common.
+
+    Args:
+        keys: shape (key-value heads, head size, capacity).
+        values: shape (key-value heads, capacity, head size).
+        length: positions filled.
+    """
+
+    keys: Float[Array, "k h p"]
+    values: Float[Array, "k p h"]
+    length: Int[Array, ""]
+
+
 class KVCache(NamedTuple):
     """Keys and values of the positions read so far, one array of each a block.
 
@@ -44,16 +58,28 @@ class KVCache(NamedTuple):
         keys: for each block an array of shape (batch, key-value heads, head size, capacity).
         values: for each block an array of shape (batch, key-value heads, capacity, head size).
         length: positions filled so far, the same for every string of the batch.
+        prompt: for each block what comes before, if the strings share it (see `share`); not counted in `length`.
     """
 
     keys: tuple[Keys, ...]
     values: tuple[Values, ...]
     length: Int[Array, ""]
+    prompt: tuple[Prompt, ...] | None = None
 
     @property
     def capacity(self) -> int:
-        """Most positions that fit."""
+        """Most positions that fit, behind the shared ones."""
         return self.keys[0].shape[3]
+
+    @property
+    def position(self) -> Int[Array, ""]:
+        """Of the next token, from the beginning of the prompt."""
+        return self.length if self.prompt is None else self.length + self.prompt[0].length
+
+    def share(self, empty: "KVCache") -> "KVCache":
+        """Take the one string of this cache as the prompt of the strings of an empty one, which is kept once."""
+        prompts = zip(self.keys, self.values, strict=True)
+        return empty._replace(prompt=tuple(Prompt(keys[0], values[0], self.length) for keys, values in prompts))
 
 
 def on_columns(layer: VectorMap, x: Columns) -> Columns:
@@ -95,7 +121,7 @@ class Attention(eqx.Module):
         self.n_kv_heads, self.head_size = config.n_kv_heads, config.head_size
 
     def __call__(
-        self, x: Columns, keys: Keys, values: Values, start: Int[Array, ""], turn: Rotation
+        self, x: Columns, keys: Keys, values: Values, start: Int[Array, ""], turn: Rotation, prompt: Prompt | None
     ) -> tuple[Columns, Keys, Values]:
         """Attend from new positions to themselves and to all before; also returns the extended keys and values."""
         batch, _, size, capacity = keys.shape
@@ -107,10 +133,17 @@ class Attention(eqx.Module):
         queries = rotate(heads(self.query), turn)
         keys = update(keys, jnp.einsum("kghbt->bkht", rotate(heads(self.key), turn)), start, axis=3)
         values = update(values, jnp.einsum("kghbt->bkth", heads(self.value)), start, axis=2)
-        scores = jnp.einsum("bkgth,bkhc->bkgtc", jnp.einsum("kghbt->bkgth", queries), keys) / size**0.5
-        visible = jnp.arange(capacity) <= start + jnp.arange(queries.shape[-1])[:, None]
-        attention = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
-        mixed = jnp.einsum("bkgtc,bkch->bkgth", attention, values)
+        queries = jnp.einsum("kghbt->bkgth", queries) / size**0.5
+        visible = jnp.arange(capacity) <= start + jnp.arange(queries.shape[3])[:, None]
+        scores = jnp.where(visible, jnp.einsum("bkgth,bkhc->bkgtc", queries, keys), -jnp.inf)
+        if prompt is not None:
+            common = jnp.einsum("bkgth,khp->bkgtp", queries, prompt.keys)
+            common = jnp.where(jnp.arange(common.shape[-1]) < prompt.length, common, -jnp.inf)
+            scores = jnp.concatenate([scores, common], axis=-1)
+        attention = jax.nn.softmax(scores, axis=-1)
+        mixed = jnp.einsum("bkgtc,bkch->bkgth", attention[..., :capacity], values)
+        if prompt is not None:
+            mixed += jnp.einsum("bkgtp,kph->bkgth", attention[..., capacity:], prompt.values)
         mixed = jnp.einsum("bkgth->kghbt", mixed).reshape(-1, x.shape[1])
         return on_columns(self.output, mixed), keys, values
 
@@ -149,10 +182,16 @@ class Block(eqx.Module):
         self.mlp = GatedMLP(config, key=for_mlp)
 
     def __call__(
-        self, x: Columns, keys: Keys, values: Values, start: Int[Array, ""], turn: Rotation
+        self,
+        x: Columns,
+        keys: Keys,
+        values: Values,
+        start: Int[Array, ""],
+        turn: Rotation,
+        prompt: Prompt | None = None,
     ) -> tuple[Columns, Keys, Values]:
         """The vectors that go on to the next block, and the extended keys and values."""
-        attended, keys, values = self.attention(on_columns(self.attention_norm, x), keys, values, start, turn)
+        attended, keys, values = self.attention(on_columns(self.attention_norm, x), keys, values, start, turn, prompt)
         x = x + attended
         return x + self.mlp(on_columns(self.mlp_norm, x)), keys, values
 
@@ -266,11 +305,12 @@ class Llama(eqx.Module):
 
     def _extend(self, tokens: Int[Array, "b t"], cache: KVCache) -> tuple[Columns, KVCache]:
         _require_fitting(tokens, cache, self.config.n_tokens)
-        x, turn = _enter(self.embedding.weight, tokens, cache.length, self.config, self.dtype)
+        x, turn = _enter(self.embedding.weight, tokens, cache.position, self.config, self.dtype)
         keys, values = list(cache.keys), list(cache.values)
         for i, block in enumerate(self.blocks):
-            x, keys[i], values[i] = block(x, keys[i], values[i], cache.length, turn)
-        return x, KVCache(tuple(keys), tuple(values), cache.length + tokens.shape[1])
+            prompt = None if cache.prompt is None else cache.prompt[i]
+            x, keys[i], values[i] = block(x, keys[i], values[i], cache.length, turn, prompt)
+        return x, KVCache(tuple(keys), tuple(values), cache.length + tokens.shape[1], cache.prompt)
 
     def _logits(self, x: Columns) -> Float[Array, "bt v"]:
         return _leave(self.norm, self.embedding if self.head is None else self.head, x)

@@ -32,7 +32,8 @@ class DecoderState(NamedTuple):
 class LlamaDecoder:
     """Next-token probabilities behind a prompt, for n strings that grow in step.
 
-    The prompt is read once. A state is used up by `advance`, whose cache is extended in place.
+    The prompt is read once, and its keys and values are kept once for all strings. A state is used up by `advance`,
+    whose cache is extended in place.
 
     Args:
         llama: the decoder.
@@ -68,16 +69,16 @@ class LlamaDecoder:
                 f"model, {context} tokens"
             )
         self.max_length, self.temperature = int(max_length), float(temperature)
-        self._capacity = min(context, -(-(len(self.prompt) + max_length) // _CHUNK) * _CHUNK)
         self._llama = compile_blocks(llama, in_place=True)
 
     @cached_property
     def _read_prompt(self) -> tuple[KVCache, Float[Array, "1 v"]]:
-        cache = self._llama.empty_cache(1, self._capacity)
+        capacity = self._capacity(len(self.prompt))
+        cache = self._llama.empty_cache(1, capacity)
         logits = jnp.zeros((1, self.n_tokens))
         for start in range(0, len(self.prompt), _CHUNK):
             piece = self.prompt[start : start + _CHUNK]
-            width = _CHUNK if start + _CHUNK <= self._capacity else len(piece)
+            width = _CHUNK if start + _CHUNK <= capacity else len(piece)
             padded = np.pad(piece, (0, width - len(piece)))
             logits, cache = self._llama.prefill(padded[None], cache, len(piece))
         return cache, logits
@@ -86,9 +87,12 @@ class LlamaDecoder:
         """The state of n empty strings behind the prompt."""
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be an integer of at least 1, got {n!r}")
-        cache, logits = self._read_prompt
-        cache, logits = _take((cache, logits), np.zeros(n, int))
-        return DecoderState(cache, logits, 0)
+        prompt, logits = self._read_prompt
+        own = self._llama.empty_cache(n, self._capacity(self.max_length))
+        return DecoderState(prompt.share(own), jnp.tile(logits, (n, 1)), 0)
+
+    def _capacity(self, n_tokens: int) -> int:
+        return min(self._llama.config.context, -(-n_tokens // _CHUNK) * _CHUNK)
 
     def log_probabilities(self, state: DecoderState) -> Float[np.ndarray, "n v"]:
         """Log probabilities of the next token, in float64; rows sum to 1.
@@ -127,7 +131,8 @@ class LlamaDecoder:
         if ancestors is not None:
             ancestors = _tokens("ancestors", ancestors, old)
             if not np.array_equal(ancestors, np.arange(old)):
-                cache = _take(cache, ancestors)
+                keys, values = _take((cache.keys, cache.values), ancestors)
+                cache = cache._replace(keys=keys, values=values)
         n = old if ancestors is None else len(ancestors)
         if len(tokens) != n:
             raise ValueError(f"tokens must have {n} entries, one a string; got {len(tokens)}")
@@ -136,9 +141,8 @@ class LlamaDecoder:
 
 
 @jax.jit
-def _take(state, rows):
-    # The length of the cache is a number, not one of each string.
-    return jax.tree.map(lambda array: array[rows] if array.ndim else jnp.copy(array), state)
+def _take(arrays, rows):
+    return jax.tree.map(lambda array: array[rows], arrays)
 
 
 def _tokens(name: str, values: Sequence[int] | np.ndarray, n: int) -> Int[np.ndarray, " n"]:
