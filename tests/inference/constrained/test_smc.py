@@ -138,6 +138,19 @@ def test_results_can_be_used():
     assert 0 <= result.log_evidence_error < 1
 
 
+def test_spellings_of_one_text_are_one_string_of_the_posterior():
+    result = run(n_particles=4)._replace(
+        strings=((0, 1), (2,), (3,), (0,)),
+        log_weights=np.log([0.25, 0.75, 0.5, 0.5]),
+        vocabulary=Vocabulary((b"a", b"b", b"ab", None, None), 4),
+    )
+    assert result.posterior() == [
+        ((2,), "ab", pytest.approx(0.5)),
+        ((3,), "", pytest.approx(0.25)),
+        ((0,), "a", pytest.approx(0.25)),
+    ]
+
+
 def test_results_are_shown_without_the_vocabulary():
     assert "vocabulary=<Vocabulary of 4 tokens, end 3>" in repr(run(n_particles=3))
 

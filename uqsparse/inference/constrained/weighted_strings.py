@@ -13,7 +13,7 @@ from uqsparse.inference.constraints.vocabulary import Vocabulary
 
 
 class StringProbability(NamedTuple):
-    """A string, as tokens and as text, and its share of the weight."""
+    """A text with its share of the weight, and the tokens that spell it; of several spellings the heaviest."""
 
     tokens: tuple[int, ...]
     text: str
@@ -67,13 +67,22 @@ class WeightedStrings(NamedTuple):
         return [self.vocabulary.decode(tokens) for tokens in self.strings]
 
     def posterior(self) -> list[StringProbability]:
-        """Different strings with their estimated posterior probabilities, the most probable first."""
-        shares: dict[tuple[int, ...], float] = {}
+        """Different texts with their estimated posterior probabilities, the most probable first.
+
+        A text that several sequences of tokens spell is one; strings with tokens that stand for no text count as
+        different if their tokens are.
+        """
+        spellings: dict[bytes | tuple[int, ...], dict[tuple[int, ...], float]] = {}
         for tokens, probability in zip(self.strings, self.probabilities, strict=True):
             if probability > 0:
+                has_text = all(self.vocabulary.tokens[token] is not None for token in tokens)
+                shares = spellings.setdefault(self.vocabulary.spell(tokens) if has_text else tokens, {})
                 shares[tokens] = shares.get(tokens, 0.0) + float(probability)
-        ordered = sorted(shares.items(), key=lambda item: -item[1])
-        return [StringProbability(tokens, self.vocabulary.decode(tokens), share) for tokens, share in ordered]
+        found = []
+        for shares in spellings.values():
+            heaviest = max(shares, key=lambda tokens: shares[tokens])
+            found.append(StringProbability(heaviest, self.vocabulary.decode(heaviest), sum(shares.values())))
+        return sorted(found, key=lambda string: -string.probability)
 
     def expectation(self, function: Callable[[str], float]) -> float:
         """Estimated posterior mean of a number computed from the text.
