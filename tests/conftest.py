@@ -46,3 +46,17 @@ def _drop_compiled_programs():
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
         gc.collect()
+
+
+@pytest.fixture(scope="session")
+def smollm2_path():
+    """The file of SmolLM2; tests that ask for it are skipped where the extra `lm` or the weights are missing."""
+    pytest.importorskip("gguf", reason="needs the extra lm")
+    pytest.importorskip("safetensors", reason="needs the extra lm")
+    pytest.importorskip("tokenizers", reason="needs the extra lm")
+    from uqsparse.data.language import smollm2
+
+    try:
+        return smollm2(check=False).path
+    except ImportError as error:
+        pytest.skip(str(error))

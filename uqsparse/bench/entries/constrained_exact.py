@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from uqsparse.bench.entries.local_sampler_checks import ChancePool
 from uqsparse.inference.checks.exact import Chance, Measure, check_valid, meaning, push
 from uqsparse.inference.checks.verdict import Verdict
 from uqsparse.inference.constrained.local_samplers import LocalSettings, local_settings
@@ -73,46 +74,20 @@ class EndsInTwo(Constraint):
         return state[1] == 2
 
 
-class EnumeratedPool(Pool):
-    """Candidates whose draws are choices of a `Chance`."""
+class LogPool(ChancePool):
+    """A pool of the production steps, whose masses are logs of floats; draws are choices between Fractions."""
 
     def __init__(self, log_p: np.ndarray, chance: Chance):
-        self._p = {token: math.exp(x) for token, x in enumerate(log_p) if x > -math.inf}
-        self._left = dict(self._p)
-        self._chance = chance
-        self._n_tokens = len(log_p)
-
-    @property
-    def n_tokens(self) -> int:
-        """All of them."""
-        return self._n_tokens
-
-    def draw(self) -> int | None:
-        """By its share of what is left."""
-        if not self._left:
-            return None
-        tokens = list(self._left)
-        return tokens[self._chance.choose(_shares([self._left[token] for token in tokens]))]
-
-    def remove(self, token: int) -> None:
-        """Take it out."""
-        self._left.pop(token, None)
+        # The rows are Fractions of small denominators, and come back as such.
+        super().__init__([F(math.exp(x)).limit_denominator(1000) for x in log_p], chance)
 
     def mass(self, token: int) -> float:
-        """Its log."""
-        return math.log(self._p[token])
+        """Log of p of a token."""
+        return math.log(super().mass(token))
 
     def mass_left(self) -> float:
-        """The log of the sum."""
-        return math.log(math.fsum(self._left.values()))
-
-    def repeats(self, at_most: int | None = None) -> int:
-        """Geometric, cut."""
-        if at_most is None:
-            raise ValueError("without a bound there are infinitely many numbers of repeats")
-        removed = 1 - math.fsum(self._left.values()) / math.fsum(self._p.values())
-        chances = [removed**j * (1 - removed) for j in range(at_most)]
-        return self._chance.choose([*chances, 1 - math.fsum(chances)]) if removed > 1e-12 else 0
+        """Log of the sum of p over the pool."""
+        return math.log(super().mass_left())
 
 
 class EnumeratedSource:
@@ -124,7 +99,7 @@ class EnumeratedSource:
 
     def pool(self, log_p: np.ndarray) -> Pool:
         """Candidates."""
-        return EnumeratedPool(log_p, self._chance)
+        return LogPool(log_p, self._chance)
 
     def ancestors(self, weights: np.ndarray) -> np.ndarray:
         """Ancestors by the law of multinomial, or of systematic, resampling."""

@@ -71,7 +71,7 @@ class ChancePool(Pool):
 
     def share_removed(self) -> Fraction:
         """Share of the removed tokens in p."""
-        return 1 - self.mass_left() / sum(self._masses)
+        return 1 - sum((self._masses[token] for token in self._left), F(0)) / sum(self._masses)
 
 
 class RecordingPool(ChancePool):

@@ -127,9 +127,14 @@ def force_end(
 
 def needs_resampling(particles: Sequence[Particle], ess_threshold: float) -> bool:
     """Whether the effective sample size, over all particles, finished ones included, is below its threshold."""
-    weights = relative_weights(particles)
+    ess = effective_sample_size(relative_weights(particles))
+    return 0 < ess < ess_threshold * len(particles) * (1 - 1e-12)
+
+
+def effective_sample_size(weights: Float[np.ndarray, " n"]) -> float:
+    """`uqsparse.kernels.effective_sample_size` for a few numbers on the host, which compiles nothing."""
     total = weights.sum()
-    return bool(total > 0 and total**2 / np.sum(weights**2) < ess_threshold * len(particles) * (1 - 1e-12))
+    return float(total**2 / np.sum(weights**2)) if total > 0 else 0.0
 
 
 def resample(source: Source, particles: Sequence[Particle]) -> tuple[list[Particle], Int[np.ndarray, " n"]]:

@@ -20,6 +20,7 @@ from uqsparse.inference.constrained.populations import (
     Particle,
     RandomSource,
     Source,
+    effective_sample_size,
     extend,
     force_end,
     log_mean_weight,
@@ -31,7 +32,7 @@ from uqsparse.inference.constrained.populations import (
 from uqsparse.inference.constrained.weighted_strings import WeightedStrings, genealogical_error
 from uqsparse.inference.constraints.constraint import Constraint
 from uqsparse.inference.constraints.vocabulary import Vocabulary
-from uqsparse.inference.filter_settings import SCHEMES
+from uqsparse.inference.filter_settings import scheme_named
 from uqsparse.inference.progress import advance_bar, progress_bar
 
 # A row of single-precision logarithms of 1e5 probabilities sums to one within this.
@@ -179,14 +180,13 @@ def constrained_smc_steps(
     require_count("n_particles", n_particles, 1)
     if not 0 <= ess_threshold <= 1:
         raise ValueError(f"ess_threshold must lie between 0 and 1, got {ess_threshold}")
-    if resampling not in SCHEMES:
-        raise ValueError(f"resampling must be one of {', '.join(SCHEMES)}, got {resampling!r}")
+    scheme = scheme_named(resampling)
     settings = local_settings(local, max_rejects, max_accepts)
     language_model = _as_model(model, constraint.vocabulary)
     shortest = constraint.steps_to_complete(constraint.start())
     if shortest > max_length:
         raise ValueError(f"max_length is {max_length}, but members of the constraint have at least {shortest} tokens")
-    source = RandomSource(generator_of(key), SCHEMES[resampling])
+    source = RandomSource(generator_of(key), scheme)
     return _grow(source, language_model, constraint, max_length, n_particles, ess_threshold, settings)
 
 
@@ -249,7 +249,7 @@ def weighted_strings(population: Population, constraint: Constraint, is_evidence
         log_evidence=log_mean_weight(particles) if is_evidence else None,
         log_evidence_error=genealogical_error(roots, probabilities) if is_evidence else None,
         n_ancestors=len(set(roots[probabilities > 0])),
-        ess=float(total**2 / np.sum(weights**2)) if total > 0 else 0.0,
+        ess=effective_sample_size(weights),
         n_tests=population.n_tests,
         n_tests_requested=population.n_tests_requested,
         n_resampled=population.n_resampled,
@@ -273,6 +273,14 @@ def masked_decoding(
         max_length: see `constrained_smc`.
         n_samples: independent strings.
         progress: show a bar.
+
+    Returns:
+        Weighted strings, as from `constrained_smc`.
+
+    Raises:
+        ValueError: see `constrained_smc`.
+
+    Source: Lipkin et al. (2025), as for `constrained_smc`; among their baselines.
     """
     options = {"max_length": max_length, "n_particles": n_samples, "progress": progress}
     return constrained_smc(key, model, constraint, local="lcd", ess_threshold=0.0, **options)
@@ -292,6 +300,14 @@ def sample_and_rerank(
         max_length: see `constrained_smc`.
         n_samples: independent strings.
         progress: show a bar.
+
+    Returns:
+        Weighted strings, as from `constrained_smc`.
+
+    Raises:
+        ValueError: see `constrained_smc`.
+
+    Source: Lipkin et al. (2025), as for `constrained_smc`; among their baselines.
     """
     options = {"max_length": max_length, "n_particles": n_samples, "progress": progress}
     return constrained_smc(key, model, constraint, local="none", ess_threshold=0.0, **options)
@@ -317,6 +333,14 @@ def twisted_smc(
         n_particles: N >= 1.
         ess_threshold: see `constrained_smc`.
         progress: show a bar.
+
+    Returns:
+        Weighted strings, as from `constrained_smc`.
+
+    Raises:
+        ValueError: see `constrained_smc`.
+
+    Source: Lipkin et al. (2025), as for `constrained_smc`; among their baselines.
     """
     options = {"max_length": max_length, "n_particles": n_particles, "progress": progress}
     return constrained_smc(key, model, constraint, local="twist", ess_threshold=ess_threshold, **options)
