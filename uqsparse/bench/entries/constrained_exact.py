@@ -22,8 +22,8 @@ from uqsparse.inference.constrained.populations import (
     extend,
     force_end,
     needs_resampling,
+    prefix_tests,
     resample,
-    tests_of,
 )
 from uqsparse.inference.constraints.constraint import Constraint
 from uqsparse.inference.constraints.vocabulary import Vocabulary
@@ -195,7 +195,7 @@ def _extend_one(
         return particle
     with np.errstate(divide="ignore"):
         log_p = np.log([float(p) for p in ROWS[particle.tokens[-1] if particle.tokens else None]])
-    tests = tests_of(constraint, particle, steps_left)
+    tests = prefix_tests(constraint, particle, steps_left)
     if steps_left:
         source = EnumeratedSource(chance, "")
         return _merged(extend(source, particle, log_p, constraint, steps_left, tests, settings))

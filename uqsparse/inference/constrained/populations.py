@@ -74,7 +74,7 @@ class Particle(NamedTuple):
     root: int
 
 
-def tests_of(constraint: Constraint, particle: Particle, steps_left: int) -> ConstraintTests:
+def prefix_tests(constraint: Constraint, particle: Particle, steps_left: int) -> ConstraintTests:
     """The constraint tests of one prefix, with their answers and counts."""
     state = particle.state
     return ConstraintTests(

@@ -25,9 +25,9 @@ from uqsparse.inference.constrained.populations import (
     force_end,
     log_mean_weight,
     needs_resampling,
+    prefix_tests,
     relative_weights,
     resample,
-    tests_of,
 )
 from uqsparse.inference.constrained.weighted_strings import WeightedStrings, genealogical_error
 from uqsparse.inference.constraints.constraint import Constraint
@@ -206,7 +206,7 @@ def _grow(
     for step in range(max_length + 1):
         rows = model.log_probabilities(model_state)
         steps_left = max_length - step
-        tests = {particle.tokens: tests_of(constraint, particle, steps_left) for particle in particles}
+        tests = {particle.tokens: prefix_tests(constraint, particle, steps_left) for particle in particles}
         for i, particle in enumerate(particles):
             if not particle.finished:
                 log_p = _distribution(rows[i], particle.tokens)
