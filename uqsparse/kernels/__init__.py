@@ -1,7 +1,14 @@
 """Compiled array functions: arrays in, arrays out, safe under `jit`, `vmap` and `grad`."""
 
+from uqsparse.kernels.namespaces import array_namespace, is_traced
 from uqsparse.kernels.noise import random_bits, standard_normal, uniform
-from uqsparse.kernels.quantiles import weighted_quantile
+from uqsparse.kernels.quantiles import (
+    conformal_rank,
+    order_statistic,
+    rank_pvalue,
+    weighted_order_statistic,
+    weighted_quantile,
+)
 from uqsparse.kernels.resampling import (
     conditional_effective_sample_size,
     effective_sample_size,
@@ -12,14 +19,20 @@ from uqsparse.kernels.resampling import (
 )
 
 __all__ = [
+    "array_namespace",
     "conditional_effective_sample_size",
+    "conformal_rank",
     "effective_sample_size",
+    "is_traced",
     "multinomial",
+    "order_statistic",
     "random_bits",
+    "rank_pvalue",
     "residual",
     "standard_normal",
     "stratified",
     "systematic",
     "uniform",
+    "weighted_order_statistic",
     "weighted_quantile",
 ]
