@@ -58,7 +58,8 @@ def checked_scores(scores: Num[AnyArray, " n"]) -> Any:
     if not is_traced(scores) and (bad := np.flatnonzero(np.isnan(np.asarray(scores)))).size:
         named = ", ".join(map(str, bad[:5])) + (", …" if bad.size > 5 else "")
         raise ValueError(f"scores are NaN in {bad.size} of {scores.shape[0]} rows: {named}")
-    return scores
+    # Whole numbers have no infinity, which a threshold may be.
+    return scores.astype(float) if scores.dtype.kind in "iub" else scores
 
 
 def warn_infinite(threshold: Any, reason: str, stacklevel: int = 3) -> None:

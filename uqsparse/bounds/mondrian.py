@@ -19,7 +19,7 @@ from uqsparse.bounds.conformal import (
 )
 from uqsparse.bounds.guarantee import NOT_TUNED, Guarantee
 from uqsparse.bounds.regions import LabelSets, Region
-from uqsparse.bounds.scores.score import Score, as_array, require_same_length
+from uqsparse.bounds.scores.score import Score, as_array, n_points, require_same_length
 from uqsparse.kernels import is_traced
 from uqsparse.kernels.namespaces import AnyArray
 
@@ -63,13 +63,14 @@ class CalibratedGroups(eqx.Module):
         else:
             if groups is None:
                 raise ValueError("groups are missing: each test point needs its group's threshold")
+            groups = jnp.asarray(groups) if is_traced(groups) else np.asarray(groups)
+            require_same_length("groups", groups, n_points(predictions), "predictions")
             threshold = self._thresholds_of(groups)
         return sets_of(self.score, predictions, threshold, self.guarantee, several=self.threshold.ndim == 2)
 
     def _thresholds_of(self, groups: Any) -> Any:
         xp = jnp if is_traced(groups) else np
         known = xp.asarray(self.groups)
-        groups = xp.asarray(groups)
         place = xp.minimum(xp.searchsorted(known, groups), len(self.groups) - 1)
         unseen = known[place] != groups
         if xp is np and unseen.any():

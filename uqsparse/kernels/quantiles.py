@@ -93,7 +93,7 @@ def weighted_order_statistic(
     Source: Tibshirani, Barber, Candès & Ramdas (2019), Conformal prediction under covariate shift, lemma 3.
     """
     xp = array_namespace(ordered, cumulative, extra)
-    ends = xp.append(ordered, xp.inf)
+    ends = xp.append(ordered, xp.asarray(xp.inf, ordered.dtype))
     wanted = (probability - 1e-9) * (cumulative[-1] + extra)
     return ends[xp.searchsorted(cumulative, wanted, side="left")]
 

@@ -15,8 +15,8 @@ from uqsparse.kernels.namespaces import AnyArray
 class Score(eqx.Module):
     """A nonconformity score, a fixed function of one prediction and one observation; larger is stranger.
 
-    Predictions are arrays, tuples of arrays or records of them, NumPy or JAX, with one entry a test point; each score
-    says which. Both methods can be called inside `jit`.
+    Predictions are arrays or tuples of arrays, NumPy or JAX, with one entry a test point, or a predictive distribution
+    of n test points, which says so in its attribute `n`; each score says which. Both methods work inside `jit`.
     """
 
     @abc.abstractmethod
@@ -44,3 +44,9 @@ def require_same_length(name: str, array: Any, n: int, than: str) -> None:
     """Refuse arrays that would only fit by broadcasting."""
     if array.ndim < 1 or array.shape[0] != n:
         raise ValueError(f"{name} has shape {array.shape}; {than} has {n} entries")
+
+
+def n_points(predictions: Any) -> int:
+    """The number of test points that predictions are for."""
+    n = getattr(predictions, "n", None)
+    return int(jax.tree.leaves(predictions)[0].shape[0] if n is None else n)
