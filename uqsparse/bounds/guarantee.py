@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["marginal", "group", "risk", "long-run", "approximate"]
+Kind = Literal["marginal", "group", "risk", "long-run", "false alarm", "approximate"]
 
 EXCHANGEABLE = "calibration and test observations are exchangeable"
 NOT_TUNED = "the model and the score were fixed before the calibration data were looked at"
@@ -13,6 +13,7 @@ _MEANINGS: dict[str, str] = {
     "group": "covers at least {level} of new observations within each group",
     "risk": "keeps the expected loss at or below {level}",
     "long-run": "misses so often that the share of hits tends to {level} along any sequence",
+    "false alarm": "raises an alarm, at any time, with probability at most {level} if observations are exchangeable",
     "approximate": "aims at covering {level} of new observations, without a finite-sample guarantee",
 }
 
@@ -23,9 +24,10 @@ class Guarantee:
 
     Args:
         kind: "marginal" (over calibration and test data), "group" (within each group), "risk" (an expected loss),
-            "long-run" (along a sequence, whatever it is), or "approximate" (no finite-sample guarantee).
-        level: the coverage promised, such as 0.9; for "risk" the bound on the expected loss. One number for each
-            alpha if several were asked for.
+            "long-run" (along a sequence, whatever it is), "false alarm" (of a test that watches a stream), or
+            "approximate" (no finite-sample guarantee).
+        level: the coverage promised, such as 0.9; for "risk" the bound on the expected loss, for "false alarm" the
+            bound on its probability. One number for each alpha if several were asked for.
         n: how many calibration observations it rests on; for "group" the least of any group.
         assumptions: what has to be true for it, each a sentence without its full stop.
         alpha: the alpha asked for, where it is not one minus the level.
