@@ -46,8 +46,10 @@ def test_tasks_meet_all_methods_of_their_kind_whoever_registers_them(write):
     )
     loading.load(built_in)
     loading.load(user)
-    assert sorted(ids()) == ["score/mine/m", "score/mine/my method", "score/t/m", "score/t/my method"]
-    assert {entry.id for entry in registry.entries() if entry.quick} == {"score/mine/m", "score/t/m"}
+    pairs = ["score/mine/m", "score/mine/my method", "score/t/m", "score/t/my method"]
+    assert sorted(ids()) == sorted([*pairs, *(f"{one} + conformal" for one in pairs)])
+    quick = {entry.id for entry in registry.entries() if entry.quick and not entry.conformal}
+    assert quick == {"score/mine/m", "score/t/m"}
 
 
 def test_a_name_is_used_once():

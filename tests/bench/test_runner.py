@@ -46,11 +46,11 @@ def test_one_of_each_kind_and_the_files_it_leaves(write, tmp_path):
         def line(context):
             x = np.random.default_rng(context.seed).normal(size=(30, 1))
             return bench.Split(x[:20], x[:20, 0], x[20:], x[20:, 0], source="drawn", licence="none")
-        @bench.method("exact", kind="regression")
+        @bench.method("exact", kind="regression", conformal=None)
         def exact(context, X_train, y_train, X_test):
             X_train[:] = 0  # must not disturb anything
             return bench.GaussianMixture(X_test.T, 0.1)
-        @bench.method("draws", kind="regression")
+        @bench.method("draws", kind="regression", conformal=None)
         def draws(context, X_train, y_train, X_test):
             return np.random.default_rng(context.seed).normal(size=(50, len(X_test)))
         @bench.speed("sums", ours="fast", peer="slow", at_least=1e-9)
@@ -157,7 +157,7 @@ def test_all_methods_of_a_task_see_the_same_split(write, tmp_path):
             x = np.random.default_rng(context.seed).normal(size=(6, 1))
             return bench.Split(x, x[:, 0], x, x[:, 0])
         for name in ("m1", "m2"):
-            @bench.method(name, kind="regression")
+            @bench.method(name, kind="regression", conformal=None)
             def m(context, X_train, y_train, X_test):
                 return bench.GaussianMixture(np.zeros((1, 6)), 1.0)
         """
@@ -342,7 +342,7 @@ def test_patterns(write):
             + """
 @bench.task("sine", kind="regression")
 def sine(c): ...
-@bench.method("ridge", kind="regression")
+@bench.method("ridge", kind="regression", conformal=None)
 def ridge(c, X_train, y_train, X_test): ...
 @bench.method("kernel ridge", kind="regression")
 def kernel(c, X_train, y_train, X_test): ...
@@ -355,10 +355,13 @@ def kernel(c, X_train, y_train, X_test): ...
         return [entry.id for entry in runner.select(everything, patterns, quick=True)]
 
     assert chosen() == [entry.id for entry in everything]
-    assert chosen("RIDGE") == ["score/sine/ridge", "score/sine/kernel ridge"]
+    kernel_ridge = "score/sine/kernel ridge"
+    assert chosen("RIDGE") == ["score/sine/ridge", kernel_ridge, f"{kernel_ridge} + conformal"]
     assert chosen("score/sine/ridge") == ["score/sine/ridge"]
     assert chosen("kernel*", "s") == [entry.id for entry in everything]
-    assert chosen("kernel*") == ["score/sine/kernel ridge"]
+    assert chosen("kernel*") == [kernel_ridge, f"{kernel_ridge} + conformal"]
+    assert chosen("*/ kernel ridge") == [kernel_ridge]
+    assert chosen("*+ conformal") == [f"{kernel_ridge} + conformal"]
     assert chosen("claim/*") == ["claim/alpha"]
 
 

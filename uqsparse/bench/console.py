@@ -8,7 +8,7 @@ from rich.table import Table
 
 from uqsparse.bench import formatting
 from uqsparse.bench.results import EntryResult, RunResult
-from uqsparse.bench.scores import COLUMNS, HEADLINE, best_rows
+from uqsparse.bench.scores import COLUMNS, HEADLINE, best_rows, competing
 
 _STYLES = {
     "holds": "green",
@@ -68,24 +68,25 @@ def claims_table(claims: Sequence[EntryResult]) -> Table:
 
 
 def leaderboard_table(task: str, rows: Sequence[EntryResult]) -> Table:
-    """One row a method, best first; the best value of a column is bold and starred."""
+    """One row a method, best first, its conformal version below; the best value of a column is bold and starred."""
     kind = rows[0].details["kind"]
     table = _table(escape(f"{task} ({kind})"))
     table.add_column("method", min_width=12, overflow="fold")
     measured = [row for row in rows if row.status == "measured"]
+    conformal = ["conformal" in row.details for row in measured]
     texts = []
     for name, column in COLUMNS[kind].items():
         table.add_column(column.title, justify="right", no_wrap=True)
         values = [row.details["scores"][name] for row in measured]
-        best = best_rows(column, values)
+        best = best_rows(column, competing(name, values, conformal))
         texts.append([f"[bold]*{t}[/]" if i in best else t for i, t in enumerate(formatting.column(values))])
         if name == HEADLINE[kind]:
             table.add_column("±", justify="right", no_wrap=True, style="dim")
             texts.append([formatting.number(row.details["errors"].get(name), 2) for row in measured])
     table.add_column("time", justify="right", no_wrap=True)
-    for place, row in enumerate(measured):
+    for place, (row, label) in enumerate(zip(measured, formatting.method_labels(measured), strict=True)):
         cells = [column[place] for column in texts]
-        table.add_row(escape(row.details["method"]), *cells, formatting.seconds(row.details["method_seconds"]))
+        table.add_row(escape(label), *cells, formatting.seconds(row.details["method_seconds"]))
     for row in rows:
         if row.status != "measured":
             table.add_row(escape(row.details["method"]), *["–"] * len(texts), row.status, style="dim")

@@ -1,8 +1,9 @@
 """How numbers and outcomes are worded, on the terminal and in the report alike."""
 
 import math
+from collections.abc import Sequence
 
-from uqsparse.bench.results import RunResult
+from uqsparse.bench.results import EntryResult, RunResult
 
 # A sign and words for each status, so that nothing rests on colour alone.
 SIGNS = {"holds": "✓", "missed": "✕", "measured": "·", "not measured": "–", "failed": "!"}
@@ -52,6 +53,16 @@ def column(values: list[float | None]) -> list[str]:
     """
     places = _decimals(values)
     return [f"{v:.{places}f}" if v is not None and math.isfinite(v) else number(v) for v in values]
+
+
+def method_labels(rows: Sequence[EntryResult]) -> list[str]:
+    """How the rows of a leaderboard are called: a conformal version below its method needs no name of its own."""
+    above, labels = None, []
+    for row in rows:
+        base, method = row.details.get("base"), row.details["method"]
+        labels.append("↳ + conformal" if base is not None and base == above else method)
+        above = method
+    return labels
 
 
 def seconds(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,15 @@ def _measure_score(entry: registry.Entry, seed: int, quick: bool, details: dict[
         "level": LEVEL,
     }
     context = Context(derive_seed(seed, entry.id), quick)
-    if task.options["kind"] == "forecast":
+    kind = task.options["kind"]
+    if kind == "classification":
+        details["n_classes"] = 1 + int(max(as_labels(split.y_train).max(), as_labels(split.y_test).max()))
+    if entry.conformal:
+        # All conformal versions of a task are calibrated on the same rows.
+        shares = derive_seed(seed, f"conformal/{task.name}")
+        details |= _conformal_scores(kind, method.function, context, split, shares, details.get("n_classes", 0))
+        return "measured"
+    if kind == "forecast":
         prediction, details["method_seconds"] = one_step_forecasts(method.function, context, split)
         details |= regression_scores(prediction, split.y_test)
         return "measured"
@@ -72,15 +81,34 @@ def _measure_score(entry: registry.Entry, seed: int, quick: bool, details: dict[
     if not isinstance(prediction, GaussianMixture):
         prediction = np.asarray(prediction)  # waits for JAX
     details["method_seconds"] = time.perf_counter() - start
-    if task.options["kind"] == "regression":
+    if kind == "regression":
         details |= regression_scores(prediction, split.y_test)
         return "measured"
     if isinstance(prediction, GaussianMixture):
         raise TypeError(f"{method.name!r} returned GaussianMixture; a classification method returns probabilities")
-    n_classes = 1 + int(max(as_labels(split.y_train).max(), as_labels(split.y_test).max()))
-    details["n_classes"] = n_classes
-    details |= classification_scores(prediction, as_labels(split.y_test), n_classes)
+    details |= classification_scores(prediction, as_labels(split.y_test), details["n_classes"])
     return "measured"
+
+
+def _conformal_scores(
+    kind: str, method: Callable[..., Any], context: Context, split: Split, shares: int, n_classes: int
+) -> dict[str, Any]:
+    """Scores of a conformal version, with what the report says about it."""
+    # Imported only here: it brings the models' libraries with it, and whoever just starts a run needs none of them.
+    from uqsparse.bench.conformal_versions import conformal_classification, conformal_forecast, conformal_regression
+
+    y: Any = split.y_test
+    if kind == "classification":
+        version = conformal_classification(method, context, split, n_classes, shares)
+        scores = classification_scores(version.prediction, as_labels(y), n_classes, sets=version.sets.member)
+    else:
+        version = (
+            conformal_forecast(method, context, split)
+            if kind == "forecast"
+            else conformal_regression(method, context, split, shares)
+        )
+        scores = regression_scores(version.prediction, y, interval=(version.sets.lower, version.sets.upper))
+    return {**scores, "method_seconds": version.seconds, "conformal": version.details(kind)}
 
 
 def _measure_speed(entry: registry.Entry, seed: int, quick: bool, details: dict[str, Any]) -> Status:
@@ -94,7 +122,10 @@ def known_details(entry: registry.Entry) -> dict[str, Any]:
     """What the report says about an entry whether or not it could be measured."""
     if entry.kind == "score":
         task, method = entry.parts
-        return {"task": task.name, "method": method.name, "kind": task.options["kind"]}
+        details = {"task": task.name, "method": method.name, "kind": task.options["kind"]}
+        if entry.conformal:
+            details |= {"method": method.name + registry.CONFORMAL, "base": method.name}
+        return details
     return dict(entry.parts[0].options)
 
 

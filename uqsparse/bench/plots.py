@@ -48,11 +48,12 @@ class Bar(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One method's interval: its mean width and the share of targets it covers."""
+    """One method's sets: their mean width, the share of targets they cover, and both for its conformal version."""
 
     name: str
     width: float
     coverage: float
+    conformal: tuple[float, float] | None = None
 
 
 class Ratio(NamedTuple):
@@ -175,8 +176,12 @@ def bar_plot(bars: Sequence[Bar], label: str, name: str) -> str:
     return _svg(figure, name, f"{label}, best first: {listed}")
 
 
-def coverage_plot(points: Sequence[Point], level: float, n_test: int, name: str) -> str:
-    """Coverage of the prediction intervals against their mean width, with the nominal level marked.
+def coverage_plot(
+    points: Sequence[Point], level: float, n_test: int, name: str, what: str = "mean interval width"
+) -> str:
+    """Coverage of prediction sets against their mean width, with the nominal level marked.
+
+    An arrow leads from each method to its conformal version.
 
     The band around the nominal level holds the coverage that a calibrated method has on `n_test` points, 95%
     of the time.
@@ -186,6 +191,7 @@ def coverage_plot(points: Sequence[Point], level: float, n_test: int, name: str)
         level: the nominal level.
         n_test: the number of test points.
         name: a name for the plot that is unique in the page.
+        what: what the width is, for the axis.
 
     Returns:
         An `<svg>` element.
@@ -196,9 +202,11 @@ def coverage_plot(points: Sequence[Point], level: float, n_test: int, name: str)
     widths = np.array([point.width for point in points])
     covers = np.array([point.coverage for point in points])
     band = 1.96 * np.sqrt(level * (1 - level) / n_test)
-    bottom, top = min(covers.min(), level - band) - 0.03, min(1.02, max(covers.max(), level + band) + 0.03)
-    span = np.ptp(widths) or max(widths.max() * 0.2, 1e-12)
-    left, right = widths.min() - 0.12 * span, widths.max() + 0.12 * span
+    moved = np.array([point.conformal or (point.width, point.coverage) for point in points])
+    all_widths, all_covers = np.r_[widths, moved[:, 0]], np.r_[covers, moved[:, 1]]
+    bottom, top = min(all_covers.min(), level - band) - 0.03, min(1.02, max(all_covers.max(), level + band) + 0.03)
+    span = np.ptp(all_widths) or max(all_widths.max() * 0.2, 1e-12)
+    left, right = all_widths.min() - 0.12 * span, all_widths.max() + 0.12 * span
     axes.axhspan(level - band, min(level + band, 1.0), color=SOFT, alpha=0.35, linewidth=0)
     axes.axhline(level, color=ACCENT, linewidth=1.3, linestyle=(0, (5, 3)))
     axes.annotate(
@@ -216,6 +224,11 @@ def coverage_plot(points: Sequence[Point], level: float, n_test: int, name: str)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.scatter(widths, covers, s=46, color=ACCENT, edgecolor=CARD, linewidth=1.2, zorder=3)
+    for point in points:
+        if point.conformal is not None:
+            arrow = {"arrowstyle": "-|>", "color": ACCENT, "linewidth": 1.1, "shrinkA": 4, "shrinkB": 4}
+            axes.annotate("", point.conformal, (point.width, point.coverage), arrowprops=arrow, zorder=2)
+            axes.scatter(*point.conformal, s=42, color=CARD, edgecolor=ACCENT, linewidth=1.5, zorder=3)
     # Names stand in a column at the right, pushed apart, each tied to its point by a hair line.
     order = np.lexsort((-widths, covers))
     gap = min(0.115 * (top - bottom), (top - bottom) / max(len(points), 1))
@@ -247,10 +260,14 @@ def coverage_plot(points: Sequence[Point], level: float, n_test: int, name: str)
                 "relpos": (0, 0.5),
             },
         )
-    axes.set_xlabel("mean interval width")
+    axes.set_xlabel(what)
     axes.set_ylabel("coverage")
-    listed = ", ".join(f"{p.name} covers {p.coverage:.0%} at width {number(p.width, 3)}" for p in points)
-    return _svg(figure, name, f"Coverage against width, nominal {level:.0%}: {listed}")
+    listed = ", ".join(
+        f"{p.name} covers {p.coverage:.0%} at {number(p.width, 3)}"
+        + (f", conformal {p.conformal[1]:.0%} at {number(p.conformal[0], 3)}" if p.conformal else "")
+        for p in points
+    )
+    return _svg(figure, name, f"Coverage against {what}, nominal {level:.0%}: {listed}")
 
 
 def reliability_plot(methods: Sequence[Bins], name: str) -> str:

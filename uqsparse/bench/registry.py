@@ -5,9 +5,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from uqsparse.bench.records import TaskKind
+
+# What the name of a method is followed by in its conformal version.
+CONFORMAL = " + conformal"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -50,13 +53,17 @@ class Registered:
 
 @dataclass(frozen=True)
 class Entry:
-    """One unit of the suite: a claim, a method on a task, or a speed contest."""
+    """One unit of the suite: a claim, a method on a task, or a speed contest.
+
+    `conformal` says that the method's sets are calibrated first, see `conformal_versions`.
+    """
 
     id: str
     kind: str  # "claim", "score" or "speed"
     name: str
     quick: bool
     parts: tuple[Registered, ...]
+    conformal: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -79,6 +86,10 @@ def _register(sort: str, name: str, quick: bool, **options: Any) -> Callable[[Fu
     if sort in ("task", "method"):
         if "/" in name:
             raise ValueError(f"{sort} {name!r}: a name must not contain '/'")
+        if sort == "method" and name.endswith(CONFORMAL):
+            raise ValueError(
+                f"method {name!r}: names that end in {CONFORMAL!r} belong to the versions made from others"
+            )
         if options["kind"] not in get_args(TaskKind):
             known = ", ".join(map(repr, get_args(TaskKind)))
             raise ValueError(f"{sort} {name!r}: kind is {options['kind']!r}; expected one of {known}")
@@ -133,8 +144,10 @@ def task(name: str, *, kind: TaskKind, quick: bool = True) -> Callable[[Function
     return _register("task", name, quick, kind=kind)
 
 
-def method(name: str, *, kind: TaskKind, quick: bool = True) -> Callable[[Function], Function]:
-    """Register a method, which is scored on all tasks of its kind.
+def method(
+    name: str, *, kind: TaskKind, quick: bool = True, conformal: Literal["quick", "full"] | None = "quick"
+) -> Callable[[Function], Function]:
+    """Register a method, which is scored on all tasks of its kind, as it is and with conformal sets.
 
     The decorated function takes `(context, X_train, y_train, X_test)`. For regression it returns a
     `GaussianMixture` or an array (n_draws, n_test) of predictive draws; for classification an array
@@ -148,11 +161,15 @@ def method(name: str, *, kind: TaskKind, quick: bool = True) -> Callable[[Functi
         name: the method's name, without "/". The same name may be used once for each kind.
         kind: "regression", "classification" or "forecast".
         quick: whether the quick suite runs it.
+        conformal: which suite runs its conformal version, for which it is fitted once more, to a part of the training
+            data: "quick" where the quick suite runs the method, "full" the full suite only, None neither.
 
     Raises:
-        ValueError: a method with this name and kind exists already, or the kind is unknown.
+        ValueError: a method with this name and kind exists already, or the kind or `conformal` is unknown.
     """
-    return _register("method", name, quick, kind=kind)
+    if conformal not in ("quick", "full", None):
+        raise ValueError(f"method {name!r}: conformal is {conformal!r}; expected 'quick', 'full' or None")
+    return _register("method", name, quick, kind=kind, conformal=conformal)
 
 
 def speed(
@@ -200,20 +217,28 @@ def forget(path: Path) -> None:
 
 
 def entries() -> list[Entry]:
-    """All entries that the registered functions make up: claims, tasks x methods, speed contests."""
+    """All entries that the registered functions make up: claims, tasks x methods (twice), speed contests."""
     everything = list(registered().values())
     tasks = [one for one in everything if one.sort == "task"]
     methods = [one for one in everything if one.sort == "method"]
     listed = [
         Entry(f"claim/{one.name}", "claim", one.name, one.quick, (one,)) for one in everything if one.sort == "claim"
     ]
-    listed += [
-        Entry(f"score/{t.name}/{m.name}", "score", f"{t.name} / {m.name}", t.quick and m.quick, (t, m))
-        for t in tasks
-        for m in methods
-        if t.options["kind"] == m.options["kind"]
-    ]
+    for t in tasks:
+        for m in methods:
+            if t.options["kind"] == m.options["kind"]:
+                listed += _score_entries(t, m)
     listed += [
         Entry(f"speed/{one.name}", "speed", one.name, one.quick, (one,)) for one in everything if one.sort == "speed"
     ]
     return listed
+
+
+def _score_entries(task: Registered, method: Registered) -> list[Entry]:
+    """A method on a task, and its conformal version if it has one."""
+    quick, id_, name = task.quick and method.quick, f"score/{task.name}/{method.name}", f"{task.name} / {method.name}"
+    found = [Entry(id_, "score", name, quick, (task, method))]
+    if (suite := method.options["conformal"]) is not None:
+        also = quick and suite == "quick"
+        found.append(Entry(id_ + CONFORMAL, "score", name + CONFORMAL, also, (task, method), conformal=True))
+    return found

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from uqsparse.bench import formatting, plots
 from uqsparse.bench.results import EntryResult, RunResult, write_json
-from uqsparse.bench.scores import COLUMNS, HEADLINE, LEVEL, Column, best_rows
+from uqsparse.bench.scores import ABOUT_SETS, COLUMNS, HEADLINE, LEVEL, Column, best_rows, competing
 
 try:
     from jinja2 import Environment, StrictUndefined
@@ -111,12 +111,14 @@ def _board(task: str, rows: list[EntryResult]) -> dict[str, Any]:
     kind = rows[0].details["kind"]
     headline = HEADLINE[kind]
     measured = [row for row in rows if row.status == "measured"]
+    conformal = ["conformal" in row.details for row in measured]
     cells = {}
     for name, score in COLUMNS[kind].items():
         values = [row.details["scores"][name] for row in measured]
-        best = best_rows(score, values)
+        best = best_rows(score, competing(name, values, conformal))
         cells[name] = [(text, place in best) for place, text in enumerate(formatting.column(values))]
     errors = [formatting.number(row.details["errors"].get(headline), 2) for row in measured]
+    labels = formatting.method_labels(measured)
     return {
         "task": task,
         "kind": kind,
@@ -125,12 +127,18 @@ def _board(task: str, rows: list[EntryResult]) -> dict[str, Any]:
         "rows": [
             {
                 "entry": row,
-                "cells": [(name, *cells[name][place]) for name in COLUMNS[kind]],
+                "label": labels[place],
+                "conformal": conformal[place],
+                # Numbers that a conformal version has from its method stand back.
+                "cells": [
+                    (name, *cells[name][place], conformal[place] and name not in ABOUT_SETS) for name in COLUMNS[kind]
+                ],
                 "error": errors[place],
             }
             for place, row in enumerate(measured)
         ],
         "others": [row for row in rows if row.status != "measured"],
+        "conformal": next((row.details["conformal"] for row in measured if "conformal" in row.details), None),
         "plots": _board_plots(task, kind, measured),
     }
 
@@ -166,20 +174,41 @@ def _drawn_bars(rows: list[EntryResult], kind: str, score: str, task: str) -> Dr
 def _board_plots(task: str, kind: str, rows: list[EntryResult]) -> list[Drawn]:
     if not rows:
         return []
+    # A conformal version's distribution is that of its method from fewer rows: it is drawn where its sets count.
+    own = [row for row in rows if "conformal" not in row.details] or rows
     scores = ("brier", "nll") if kind == "classification" else ("crps",)
-    drawn = [one for score in scores if (one := _drawn_bars(rows, kind, score, task)) is not None]
+    drawn = [one for score in scores if (one := _drawn_bars(own, kind, score, task)) is not None]
+    if kind != "classification" or len(own) < len(rows):
+        drawn += _drawn_coverage(rows, own, task, "size" if kind == "classification" else "width")
     if kind != "classification":
-        points = [
-            plots.Point(row.details["method"], *(row.details["scores"][name] for name in ("width", "coverage")))
-            for row in rows
-        ]
-        svg = plots.coverage_plot(points, LEVEL, rows[0].details["n_test"], f"{task} coverage")
-        caption = "Coverage against width; a calibrated method lies in the band 95 times in 100"
-        return [*drawn, Drawn(Markup(svg), caption)]
-    bins = [plots.Bins(row.details["method"], **row.details["bins"]) for row in rows]
+        return drawn
+    bins = [plots.Bins(row.details["method"], **row.details["bins"]) for row in own]
     svg = plots.reliability_plot(bins, f"{task} reliability")
     caption = "Reliability: how often the predicted class is right; areas are shares of the test points"
     return [*drawn, Drawn(Markup(svg), caption, wide=True)]
+
+
+def _drawn_coverage(rows: list[EntryResult], own: list[EntryResult], task: str, size: str) -> list[Drawn]:
+    places = {
+        row.details["method"]: (row.details["scores"][size], row.details["scores"]["coverage"])
+        for row in rows
+        if math.isfinite(row.details["scores"][size])
+    }
+    versions = {row.details.get("base"): places.get(row.details["method"]) for row in rows if row not in own}
+    points = [
+        plots.Point(name, *places[name], versions.get(name)) for row in own if (name := row.details["method"]) in places
+    ]
+    if not points:
+        return []
+    what = "mean number of classes in a set" if size == "size" else "mean interval width"
+    svg = plots.coverage_plot(points, LEVEL, rows[0].details["n_test"], f"{task} coverage", what)
+    caption = f"Coverage against {'set size' if size == 'size' else 'width'}; "
+    caption += "a calibrated method lies in the band 95 times in 100"
+    if any(point.conformal is not None for point in points):
+        caption += "; arrows lead to the conformal versions, drawn as rings"
+    if left_out := [name for row in rows if (name := row.details["method"]) not in places]:
+        caption += f"; unbounded: {', '.join(left_out)}"
+    return [Drawn(Markup(svg), caption)]
 
 
 def _ratio_plot(contests: list[EntryResult]) -> Markup | None:

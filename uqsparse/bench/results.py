@@ -66,18 +66,30 @@ class RunResult:
         return sum(entry.status in statuses for entry in self.entries)
 
     def leaderboards(self) -> dict[str, list[EntryResult]]:
-        """The leaderboard rows of each task, best first; rows without a score come last."""
+        """The leaderboard rows of each task, best first; rows without a score come last.
+
+        A conformal version follows the method it is of.
+        """
         from uqsparse.bench.scores import HEADLINE
 
         boards: dict[str, list[EntryResult]] = {}
         for entry in self.of_kind("score"):
             boards.setdefault(entry.details["task"], []).append(entry)
 
-        def place(entry: EntryResult) -> float:
-            score = entry.details.get("scores", {}).get(HEADLINE[entry.details["kind"]])
-            return math.inf if score is None else score
+        def order(rows: list[EntryResult]) -> list[EntryResult]:
+            places = {}
+            for entry in rows:
+                score = entry.details.get("scores", {}).get(HEADLINE[entry.details["kind"]])
+                places[entry.details["method"]] = math.inf if score is None else score
 
-        return {task: sorted(rows, key=lambda e: (e.status != "measured", place(e))) for task, rows in boards.items()}
+            def place(entry: EntryResult) -> tuple[bool, float, str, bool]:
+                method, base = entry.details["method"], entry.details.get("base")
+                shown = base if base is not None and math.isfinite(places.get(base, math.inf)) else method
+                return entry.status != "measured", places[shown], shown, base is not None
+
+            return sorted(rows, key=place)
+
+        return {task: order(rows) for task, rows in boards.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from uqsparse.bench.classification_scores import (
     as_labels,
@@ -52,6 +52,8 @@ COLUMNS: dict[str, dict[str, Column]] = {
 }
 # Forecasts are predictive distributions of real targets too.
 COLUMNS["forecast"] = COLUMNS["regression"]
+# The columns that are about sets; the others are about probabilities.
+ABOUT_SETS = frozenset({"coverage", "width", "size"})
 # The score by which a leaderboard is sorted.
 HEADLINE = {"regression": "crps", "classification": "brier", "forecast": "crps"}
 
@@ -64,7 +66,10 @@ def _mean_and_error(per_point: np.ndarray) -> tuple[float, float | None]:
 
 
 def regression_scores(
-    prediction: GaussianMixture | Float[np.ndarray, "m n"], y: Float[np.ndarray, " n"], level: float = LEVEL
+    prediction: GaussianMixture | Float[np.ndarray, "m n"],
+    y: Float[np.ndarray, " n"],
+    level: float = LEVEL,
+    interval: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]] | None = None,
 ) -> dict[str, Any]:
     """Score predictive distributions of real targets.
 
@@ -72,6 +77,8 @@ def regression_scores(
         prediction: n predictive mixtures, or draws (m, n).
         y: (n,) observed targets.
         level: nominal coverage of the central interval, in (0, 1).
+        interval: lower and upper ends of other intervals, (n,) each, to be scored in place of the central ones; they
+            may be infinite.
 
     Returns:
         `scores` (`crps`, `nll`, `rmse`, `coverage`, `width`; `nll` is None for draws, which have no density)
@@ -88,8 +95,9 @@ def regression_scores(
         prediction = as_draws(prediction, len(y))
         crps, nll = crps_draws(prediction, y), None
         centre = prediction.mean(axis=0)
-    low, high = central_interval(prediction, level)
-    per_point = {"crps": crps, "coverage": (low <= y) & (y <= high), "width": high - low}
+    low, high = central_interval(prediction, level) if interval is None else interval
+    width = np.where(low <= high, high - low, 0.0)
+    per_point = {"crps": crps, "coverage": (low <= y) & (y <= high), "width": width}
     if nll is not None:
         per_point["nll"] = nll
     scores: dict[str, float | None] = {"nll": None, "rmse": float(np.sqrt(np.mean((centre - y) ** 2)))}
@@ -100,7 +108,11 @@ def regression_scores(
 
 
 def classification_scores(
-    probabilities: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"], n_classes: int, level: float = LEVEL
+    probabilities: Float[np.ndarray, "n c"],
+    y: Int[np.ndarray, " n"],
+    n_classes: int,
+    level: float = LEVEL,
+    sets: Bool[np.ndarray, "n c"] | None = None,
 ) -> dict[str, Any]:
     """Score class probabilities.
 
@@ -109,6 +121,7 @@ def classification_scores(
         y: (n,) labels in 0, ..., n_classes - 1.
         n_classes: the number of classes.
         level: nominal coverage of the highest-probability sets, in (0, 1).
+        sets: membership in other sets, (n, n_classes), to be scored in place of those.
 
     Returns:
         `scores` (`brier`, `nll`, `accuracy`, `ece`, `coverage`, `size`), `errors`, the standard errors over
@@ -119,7 +132,7 @@ def classification_scores(
     """
     labels = as_labels(y)
     p = as_probabilities(probabilities, len(labels), n_classes)
-    sets = highest_probability_sets(p, level)
+    sets = highest_probability_sets(p, level) if sets is None else sets
     bins = reliability(p, labels, n_bins=15)
     per_point = {
         "brier": brier(p, labels),
@@ -138,6 +151,15 @@ def classification_scores(
         "errors": errors,
         "bins": {name: values[full].tolist() for name, values in bins._asdict().items()},
     }
+
+
+def competing(name: str, values: list[float | None], conformal: list[bool]) -> list[float | None]:
+    """The values of a column that compete to be its best.
+
+    Conformal versions compete by their sets. Their predictive distributions are those of the methods themselves, fitted
+    to fewer rows.
+    """
+    return [None if one and name not in ABOUT_SETS else value for value, one in zip(values, conformal, strict=True)]
 
 
 def best_rows(column: Column, values: list[float | None]) -> set[int]:

@@ -65,7 +65,7 @@ def _predict(
     return probabilities / len(level)
 
 
-@bench.method("NUTS", kind="classification", quick=True)
+@bench.method("NUTS", kind="classification", quick=True, conformal="full")
 def nuts_classification(
     context: bench.Context, X_train: np.ndarray, y_train: np.ndarray, X_test: np.ndarray
 ) -> np.ndarray:
@@ -87,7 +87,7 @@ def nuts_classification(
     return _predict(features_test, level.reshape(-1, *level.shape[2:]), weights.reshape(-1, *weights.shape[2:]))
 
 
-@bench.method("tempered SMC", kind="classification", quick=True)
+@bench.method("tempered SMC", kind="classification", quick=True, conformal="full")
 def tempered_smc_classification(
     context: bench.Context, X_train: np.ndarray, y_train: np.ndarray, X_test: np.ndarray
 ) -> np.ndarray:

@@ -114,7 +114,7 @@ def _predict(problem: _Problem, draws: dict[str, np.ndarray]) -> bench.GaussianM
     return bench.GaussianMixture(mean, problem.spread * np.exp(curve("log_sd")))
 
 
-@bench.method("NUTS", kind="regression", quick=True)
+@bench.method("NUTS", kind="regression", quick=True, conformal="full")
 def nuts_regression(
     context: bench.Context, X_train: np.ndarray, y_train: np.ndarray, X_test: np.ndarray
 ) -> bench.GaussianMixture:
@@ -136,7 +136,7 @@ def nuts_regression(
     return _predict(problem, draws)
 
 
-@bench.method("tempered SMC", kind="regression", quick=True)
+@bench.method("tempered SMC", kind="regression", quick=True, conformal="full")
 def tempered_smc_regression(
     context: bench.Context, X_train: np.ndarray, y_train: np.ndarray, X_test: np.ndarray
 ) -> bench.GaussianMixture:
