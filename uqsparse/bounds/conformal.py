@@ -156,7 +156,7 @@ class Calibrated(eqx.Module):
     Args:
         score: the score.
         threshold: shape (), or (len(alpha),).
-        scores: the calibration scores in ascending order, shape (n,): what the guarantee rests on.
+        scores: the calibration scores, shape (n,): what the guarantee rests on.
         guarantee: what its sets promise.
     """
 
@@ -177,7 +177,7 @@ class Calibrated(eqx.Module):
             y: observed values, shape (n,).
             u: which part of the ties counts, see `kernels.rank_pvalue`.
         """
-        return rank_pvalue(self.scores, self.score(predictions, y), u)
+        return rank_pvalue(array_namespace(self.scores).sort(self.scores), self.score(predictions, y), u)
 
 
 def sets_of(score: Score, predictions: Any, threshold: Any, guarantee: Guarantee, *, several: bool) -> Region:
@@ -245,26 +245,25 @@ class SplitConformal:
         scores = checked_scores(self.score(predictions, as_array("y", y)))
         assumptions = (EXCHANGEABLE, NOT_TUNED)
         if groups is not None:
-            scores = _one_a_group(np.asarray(scores), np.asarray(groups), self.within_group, key)
+            scores = np.asarray(scores)
+            scores = scores[row_of_each_group(scores, np.asarray(groups), self.within_group, key)]
             what = (
                 "all of a new group at once" if self.within_group == "max" else "one random observation of a new group"
             )
             assumptions = (f"groups are exchangeable, and coverage is of {what}", NOT_TUNED)
         threshold = conformal_quantile(scores, self.alpha)
         guarantee = Guarantee("marginal", level_of(self.alpha), scores.shape[0], assumptions)
-        return Calibrated(self.score, threshold, array_namespace(scores).sort(scores), guarantee)
+        return Calibrated(self.score, threshold, scores, guarantee)
 
 
-def _one_a_group(scores: np.ndarray, groups: np.ndarray, how: str, key: Array | None) -> np.ndarray:
-    """The largest score of each group, or that of one member drawn at random."""
+def row_of_each_group(scores: np.ndarray, groups: np.ndarray, how: str, key: Array | None) -> np.ndarray:
+    """The row of the largest score of each group ("max"), or of one member drawn at random ("one"); groups sorted."""
     require_same_length("groups", groups, len(scores), "y")
-    _, index = np.unique(groups, return_inverse=True)
     if how == "max":
-        largest = np.full(index.max() + 1, -np.inf, dtype=scores.dtype)
-        np.maximum.at(largest, index, scores)
-        return largest
-    if key is None:
+        order = np.lexsort((-scores, groups))
+    elif key is None:
         raise ValueError("key is missing: within_group='one' draws a member of each group")
-    shuffled = np.asarray(jax.random.permutation(key, len(scores)))
-    _, first = np.unique(index[shuffled], return_index=True)
-    return scores[shuffled[first]]
+    else:
+        order = np.asarray(jax.random.permutation(key, len(scores)))
+    _, first = np.unique(groups[order], return_index=True)
+    return order[first]
