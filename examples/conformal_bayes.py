@@ -12,8 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from uqsparse import data
-from uqsparse.bounds import PredictiveDraws, SplitConformal
-from uqsparse.bounds.conformal_bayes import ConformalBayes
+from uqsparse.bounds import ConformalBayes, PredictiveDraws, SplitConformal
 from uqsparse.bounds.scores import AbsoluteResidual
 from uqsparse.inference import nuts
 from uqsparse.inference.arviz_io import dataset

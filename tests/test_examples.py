@@ -32,7 +32,9 @@ def test_the_examples_are_there():
     assert {path.stem for path in EXAMPLES} >= {
         "bimodal_evidence",
         "bring_your_own_method",
+        "conformal_bayes",
         "constrained_generation",
+        "covariate_shift",
         "eight_schools",
         "logistic_regression",
         "reversible_jump",
