@@ -93,9 +93,29 @@ def _read_npz(path: Path, allow_missing: bool) -> Mapping[str, Any]:
     return entries
 
 
-def _read_csv(path: Path, allow_missing: bool) -> Mapping[str, Any]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file) if row]
+def read_fields(path: str | os.PathLike) -> dict[str, list[str]]:
+    """Read the columns of a CSV file as text, whatever they hold.
+
+    Args:
+        path: comma-separated values with a header line; blank lines are skipped.
+
+    Returns:
+        Column name to its fields, without the spaces around them. Field i stands in row i + 2, the header being row 1.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if there is no row, a column has no name or that of another, or a row has another length.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"data file {str(path)!r} does not exist")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except UnicodeDecodeError:
+        raise ValueError(f"data file {str(path)!r} is not UTF-8 text") from None
+    except csv.Error as error:
+        raise ValueError(f"data file {str(path)!r} is not readable CSV: {error}") from None
     if len(rows) < 2:
         raise ValueError(f"data file {str(path)!r} must have a header line and at least one row")
     header = [name.strip() for name in rows[0]]
@@ -105,10 +125,13 @@ def _read_csv(path: Path, allow_missing: bool) -> Mapping[str, Any]:
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise ValueError(f"row {number} of {str(path)!r} has {len(row)} fields, the header has {len(header)}")
+    return {name: [row[i].strip() for row in rows[1:]] for i, name in enumerate(header)}
+
+
+def _read_csv(path: Path, allow_missing: bool) -> Mapping[str, Any]:
     empty = "nan" if allow_missing else ""
-    fields = [[field.strip() or empty for field in row] for row in rows[1:]]
-    columns = {name: _csv_column(path, name, [row[i] for row in fields]) for i, name in enumerate(header)}
-    return _stack_indexed(path, columns)
+    fields = {name: [field or empty for field in column] for name, column in read_fields(path).items()}
+    return _stack_indexed(path, {name: _csv_column(path, name, column) for name, column in fields.items()})
 
 
 def _csv_column(path: Path, name: str, fields: list[str]) -> np.ndarray:
