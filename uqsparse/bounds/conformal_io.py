@@ -6,34 +6,60 @@ import arviz
 import numpy as np
 import xarray
 
-from uqsparse.bounds.regions import Boxes, IntervalUnions, LabelSets, Region
+from uqsparse.bounds.conformal_bayes_sets import ReweightedLabels, ReweightedUnions
+from uqsparse.bounds.keypoint_regions import KeypointRegions
+from uqsparse.bounds.regions import Boxes, Intervals, IntervalUnions, LabelSets, Region
+from uqsparse.bounds.scores.outputs import Balls
 from uqsparse.inference.arviz_io import arviz_major
 
 GROUP = "conformal"
+
+# The variables of a region, each with the dimensions that follow the observations.
+_TRAILING: dict[type[Region], dict[str, tuple[str, ...]]] = {
+    Intervals: {"lower": (), "upper": ()},
+    IntervalUnions: {"lower": ("part",), "upper": ("part",)},
+    Boxes: {"lower": ("output",), "upper": ("output",)},
+    LabelSets: {"member": ("label",)},
+    ReweightedUnions: {"lower": ("part",), "upper": ("part",), "ess": ()},
+    ReweightedLabels: {"member": ("label",), "ess": ()},
+    Balls: {"centre": ("keypoint", "coordinate"), "radius": ("keypoint",)},
+    KeypointRegions: {
+        "centre": ("keypoint", "coordinate"),
+        "information": ("keypoint", "coordinate", "other_coordinate"),
+        "seen": ("keypoint",),
+    },
+}
 
 
 def conformal_dataset(region: Region, pvalue: Any = None) -> xarray.Dataset:
     """The sets, thresholds and p-values as an `xarray.Dataset` with the guarantee in its attributes.
 
-    Its variables are `lower` and `upper` (`member` for label sets), `threshold` and `pvalue`, over the dimension
-    `observation`; and `level` in front where several were asked for.
+    Its variables are `lower` and `upper` (`member` for label sets, `centre` and `radius` for balls), `threshold`,
+    `pvalue` and, for sets by weights, `ess`, over the dimension `observation`; and `level` in front where several were
+    asked for.
     """
-    last = {IntervalUnions: ("part",), Boxes: ("output",), LabelSets: ("label",)}.get(type(region), ())
-    variables = {
-        name: np.asarray(getattr(region, name)) for name in ("lower", "upper", "member") if hasattr(region, name)
+    trailing = _TRAILING.get(type(region), _TRAILING[Intervals])
+    name, last = next(iter(trailing.items()))
+    first = np.shape(getattr(region, name))
+    front = ("level",) if len(first) > 1 + len(last) else ()
+    dims = (*front, "observation")
+    contents: dict[str, Any] = {
+        name: ((*dims, *last), np.asarray(getattr(region, name))) for name, last in trailing.items()
     }
-    first = next(iter(variables.values()))
-    front = ("level",) if first.ndim > 1 + len(last) else ()
-    dims = (*front, "observation", *last)
-    contents: dict[str, Any] = {name: (dims, value) for name, value in variables.items()}
     if region.threshold is not None:
         threshold = np.asarray(region.threshold)
-        wide = threshold.reshape(*threshold.shape, *[1] * (len(front) + 1 - threshold.ndim))
-        contents["threshold"] = (dims[: len(front) + 1], np.broadcast_to(wide, first.shape[: len(front) + 1]))
+        if threshold.ndim > len(dims):  # one threshold a label, for all observations or for each
+            over = (*dims, *last)
+            if threshold.shape[-2] == 1:
+                threshold, over = threshold[..., 0, :], (*front, *last)
+            contents["threshold"] = (over, threshold)
+        else:
+            wide = threshold.reshape(*threshold.shape, *[1] * (len(dims) - threshold.ndim))
+            contents["threshold"] = (dims, np.broadcast_to(wide, first[: len(dims)]))
     if pvalue is not None:
         pvalue = np.asarray(pvalue)
-        if pvalue.shape != (first.shape[len(front)],):
-            raise ValueError(f"pvalue has shape {pvalue.shape}; the sets are for {first.shape[len(front)]} points")
+        if pvalue.shape != (first[len(front)],):
+            raise ValueError(f"pvalue has shape {pvalue.shape}; the sets are for {first[len(front)]} points")
         contents["pvalue"] = ("observation", pvalue)
     attributes: dict[str, Any] = {}
     if (guarantee := region.guarantee) is not None:
