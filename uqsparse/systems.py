@@ -119,6 +119,47 @@ SYSTEMS: tuple[System, ...] = (
         "Ainslie et al. (2023), GQA: training generalized multi-query transformer models",
     ),
     System(
+        "Conformal prediction",
+        "uqsparse.bounds.conformal",
+        "Prediction sets that cover at a stated rate, from draws, intervals or probabilities; by groups, under shift",
+        "Vovk, Gammerman & Shafer (2005), Algorithmic learning in a random world; Romano, Patterson & Candès (2019), "
+        "Conformalized quantile regression; Tibshirani, Barber, Candès & Ramdas (2019), Conformal prediction under "
+        "covariate shift",
+    ),
+    System(
+        "CV+ and jackknife+",
+        "uqsparse.bounds.cross_conformal",
+        "Intervals that hold no data out, from folds, or approximately from one posterior by leave-one-out weights",
+        "Barber, Candès, Ramdas & Tibshirani (2021), Predictive inference with the jackknife+; "
+        "Vehtari, Gelman & Gabry (2017), Practical Bayesian model evaluation using leave-one-out cross-validation",
+    ),
+    System(
+        "Conformal Bayes",
+        "uqsparse.bounds.conformal_bayes",
+        "Full conformal prediction from posterior draws, without refitting and with no data held out",
+        "Fong & Holmes (2021), Conformal Bayesian computation",
+    ),
+    System(
+        "Conformal risk control",
+        "uqsparse.bounds.risk_control",
+        "A threshold whose expected loss, such as missed labels, stays below a level",
+        "Angelopoulos, Bates, Fisch, Lei & Schuster (2024), Conformal risk control",
+    ),
+    System(
+        "Online conformal",
+        "uqsparse.bounds.online",
+        "Intervals along a series whose share of misses tends to alpha, and a martingale that tells of drift",
+        "Gibbs & Candès (2021), Adaptive conformal inference under distribution shift; Gibbs & Candès (2024), "
+        "Conformal inference for online prediction with arbitrary distribution shifts; Vovk et al. (2021), Retrain or "
+        "not retrain",
+    ),
+    System(
+        "Predictive systems",
+        "uqsparse.bounds.predictive_systems",
+        "Calibrated predictive distributions: quantiles, CRPS and PIT with finite-sample validity",
+        "Vovk, Shen, Manokhin & Xie (2019), Nonparametric predictive distributions based on conformal prediction",
+    ),
+    System(
         "Resampling kernels",
         "uqsparse.kernels.resampling",
         "Multinomial, stratified, systematic and residual resampling as functions of explicit uniforms",
