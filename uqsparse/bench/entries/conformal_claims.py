@@ -12,7 +12,7 @@ from scipy import stats
 
 from uqsparse import bench
 from uqsparse.bench.plots import picture
-from uqsparse.bounds import MondrianConformal, SplitConformal, conformal_quantile
+from uqsparse.bounds import ConformalBayes, MondrianConformal, SplitConformal, conformal_quantile
 from uqsparse.bounds.scores import APS, AbsoluteResidual, QuantileResidual
 
 SYSTEM = "Conformal prediction"
@@ -99,6 +99,21 @@ def _label_sets(rng: np.random.Generator) -> float:
     return SplitConformal(score, ALPHA).calibrate(p, y).predict(new).contains(new_y).mean()
 
 
+def laplace_around_a_line(slope: Any, x: Any, y: Any) -> Any:
+    """A wrong model of the sine: log f(y | x, slope) up to a constant."""
+    return -abs(y - slope * x)
+
+
+def _conformal_bayes(rng: np.random.Generator) -> float:
+    """Draws of the slope from a grid, and p-values of new observations by their weights."""
+    (x, y), (new, new_y) = _curved_heavy_tails(rng, N), _curved_heavy_tails(rng, 20)
+    slopes = np.linspace(-3, 3, 400)
+    log_posterior = laplace_around_a_line(slopes[:, None], x, y).sum(1) - slopes**2 / 2
+    masses = np.exp(log_posterior - log_posterior.max())
+    draws = rng.choice(slopes, size=400, p=masses / masses.sum())
+    return (ConformalBayes(laplace_around_a_line, draws).calibrate(x, y).pvalue(new, new_y) > ALPHA).mean()
+
+
 def _groups(rng: np.random.Generator) -> np.ndarray:
     """Coverage in two groups, left and right, with 25 calibration observations each."""
     x, y = _curved_heavy_tails(rng, 8 * N)
@@ -110,14 +125,15 @@ def _groups(rng: np.random.Generator) -> np.ndarray:
     return np.array([covered[new < 0].mean(), covered[new >= 0].mean()])
 
 
-@bench.claim("split, quantile and label-set conformal prediction cover between 0.89 and 0.92", system=SYSTEM)
+@bench.claim("split, quantile, label-set and Bayesian conformal sets cover between 0.89 and 0.92", system=SYSTEM)
 def marginal_coverage(context: bench.Context) -> bench.Measured:
     """Heteroscedastic noise with heavy tails, wrong models, 50 calibration observations, alpha 0.1."""
-    repeats = 500 if context.quick else 2000
+    repeats = 300 if context.quick else 2000
     found = {
         "split": _coverages(repeats, context.seed, _split),
         "quantile regression": _coverages(repeats, context.seed, _quantile_regression),
         "APS, randomised": _coverages(repeats, context.seed, _label_sets),
+        "conformal Bayes": _coverages(repeats, context.seed, _conformal_bayes),
     }
     means = {name: values.mean() for name, values in found.items()}
     spread = max(values.std() / math.sqrt(repeats) for values in found.values())
