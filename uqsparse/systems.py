@@ -160,6 +160,34 @@ SYSTEMS: tuple[System, ...] = (
         "Vovk, Shen, Manokhin & Xie (2019), Nonparametric predictive distributions based on conformal prediction",
     ),
     System(
+        "Conformal keypoints",
+        "uqsparse.bounds.keypoints",
+        "Discs or ellipses that hold all keypoints of an object in an image at once, from heatmaps or detections",
+        "Yang & Pavone (2023), Object pose estimation with statistical guarantees: conformal keypoint detection and "
+        "geometric uncertainty propagation",
+    ),
+    System(
+        "Pose uncertainty sets",
+        "uqsparse.bounds.pose",
+        "All poses that keypoint regions allow: samples, and proved bounds on the rotation and translation error",
+        "Yang & Pavone (2023), Object pose estimation with statistical guarantees; "
+        "Tang, Lasserre & Yang (2023), Uncertainty quantification of set-membership estimation",
+    ),
+    System(
+        "Moment relaxations",
+        "uqsparse.solvers.moments",
+        "Proved bounds on polynomials over algebraic sets, by semidefinite programs whose duals are checked",
+        "Lasserre (2001), Global optimization with polynomials and the problem of moments; "
+        "Jansson, Chaykin & Keil (2008), Rigorous error bounds for the optimal value in semidefinite programming",
+    ),
+    System(
+        "Hit-and-run",
+        "uqsparse.inference.hit_and_run",
+        "Uniform draws from a set that is known by its membership test, rotations included",
+        "Smith (1984), Efficient Monte Carlo procedures for generating points uniformly distributed over bounded "
+        "regions; Neal (2003), Slice sampling",
+    ),
+    System(
         "Resampling kernels",
         "uqsparse.kernels.resampling",
         "Multinomial, stratified, systematic and residual resampling as functions of explicit uniforms",

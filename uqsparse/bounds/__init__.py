@@ -10,8 +10,13 @@ from uqsparse.bounds.coverage import coverage, coverage_by_group, expected_cover
 from uqsparse.bounds.cross_conformal import CVPlus
 from uqsparse.bounds.exchangeability import exchangeability_martingale
 from uqsparse.bounds.guarantee import Guarantee
+from uqsparse.bounds.keypoint_regions import Detections, KeypointRegions
+from uqsparse.bounds.keypoints import KeypointConformal
 from uqsparse.bounds.mondrian import CalibratedGroups, MondrianConformal
 from uqsparse.bounds.online import AdaptiveConformal
+from uqsparse.bounds.pose import PoseUncertaintySet
+from uqsparse.bounds.pose_regions import PoseBall, PoseEllipsoid
+from uqsparse.bounds.pose_relaxation import CertifiedBound
 from uqsparse.bounds.predictive_densities import GaussianMixture, GridDensity
 from uqsparse.bounds.predictive_draws import PredictiveDraws
 from uqsparse.bounds.predictive_systems import PredictiveSystem
@@ -26,15 +31,22 @@ __all__ = [
     "CVPlus",
     "Calibrated",
     "CalibratedGroups",
+    "CertifiedBound",
     "ConformalBayes",
     "ConformalDistribution",
+    "Detections",
     "GaussianMixture",
     "GridDensity",
     "Guarantee",
     "IntervalUnions",
     "Intervals",
+    "KeypointConformal",
+    "KeypointRegions",
     "LabelSets",
     "MondrianConformal",
+    "PoseBall",
+    "PoseEllipsoid",
+    "PoseUncertaintySet",
     "PredictiveDraws",
     "PredictiveSystem",
     "Region",

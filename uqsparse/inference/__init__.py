@@ -4,6 +4,7 @@ from uqsparse.inference.conditional_smc import ConditionalResult, conditional_sm
 from uqsparse.inference.diagnostics import Convergence, SteinCheck, convergence, stein_check
 from uqsparse.inference.filter_settings import Proposal
 from uqsparse.inference.hidden_markov import HiddenMarkovResult, forward_backward, sample_paths
+from uqsparse.inference.hit_and_run import HitAndRunResult, hit_and_run
 from uqsparse.inference.kalman import KalmanResult, LinearGaussian, SmootherResult, kalman_filter, kalman_smoother
 from uqsparse.inference.moves import HMC, IndependentProposal, RandomWalk
 from uqsparse.inference.nuts import hmc, nuts
@@ -28,6 +29,7 @@ __all__ = [
     "FilterResult",
     "FrozenLadder",
     "HiddenMarkovResult",
+    "HitAndRunResult",
     "IndependentProposal",
     "KalmanResult",
     "LinearGaussian",
@@ -44,6 +46,7 @@ __all__ = [
     "convergence",
     "forward_backward",
     "freeze_ladder",
+    "hit_and_run",
     "hmc",
     "kalman_filter",
     "kalman_smoother",
