@@ -67,6 +67,7 @@ def test_what_is_missing_is_named(folder, tmp_path):
     [
         ("results_lmo-test.csv", "5 0 702", "5 702", r"results_lmo-test\.csv, line 4: expected 3 numbers"),
         ("results_lmo-test.csv", "5 0 702", "5 0 nan", "line 4: a number is NaN"),
+        ("results_lmo-test.csv", "1.0 0.0 0.0", "2.0 0.0 0.0", "line 2: a matrix is no rotation"),
         ("results_lmo-test.csv", "im_id", "image", r"lacks the column\(s\) im_id"),
         ("results_lmo-test.csv", "1,0.", "7,0.", "no estimate belongs"),
         ("kpts3d.json", '"lmo"', '"ycbv"', "no keypoints under 'lmo'"),

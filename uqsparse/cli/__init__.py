@@ -1,6 +1,6 @@
-"""The command line, one file a command: `uqsparse sample`, `check`, `generate`, `conformal`, `bench`, `list`."""
+"""The command line, one file a command: `sample`, `check`, `generate`, `conformal`, `pose`, `bench`, `list`."""
 
-from uqsparse.cli import benchmarks, checking, conformal, generation, listing, sampling
+from uqsparse.cli import benchmarks, checking, conformal, generation, listing, pose, sampling
 from uqsparse.cli.application import app, main
 
-__all__ = ["app", "benchmarks", "checking", "conformal", "generation", "listing", "main", "sampling"]
+__all__ = ["app", "benchmarks", "checking", "conformal", "generation", "listing", "main", "pose", "sampling"]

@@ -1,5 +1,6 @@
 """`uqsparse bench`: claims, leaderboards and speed, measured."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,9 @@ def bench(
     load: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Your own entries; repeatable.")] = None,
     scheduler: Annotated[str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster to run on.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="LineMOD-Occlusion in BOP's form, for the study on real poses.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard what an interrupted run has finished.")] = False,
     progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar.")] = True,
 ) -> None:
@@ -25,6 +29,12 @@ def bench(
     from uqsparse import bench as suite
     from uqsparse.bench.console import print_results
 
+    if data_dir is not None:
+        from uqsparse.data.bop import FOLDER_VARIABLE
+
+        if not data_dir.is_dir():
+            fail(f"--data-dir {data_dir} is not a folder")
+        os.environ[FOLDER_VARIABLE] = str(data_dir.resolve())  # the worker processes inherit it
     try:
         result = suite.run(
             quick=quick,

@@ -69,6 +69,7 @@ def linemod_occlusion(folder: str | os.PathLike | None = None) -> PoseEstimates:
     The folder, or any folder below it, holds `kpts3d.json` and `results_lmo-test.csv` of the detector and
     `scene_gt.json`, `scene_gt_info.json` and `scene_camera.json` of BOP's test scene 2. An instance is an object in an
     image, with the estimate of the highest score; objects without estimate or without ground truth are left out.
+    Matrices are replaced by the nearest rotations.
 
     Args:
         folder: where to look; None takes the environment variable `UQSPARSE_LMO`.
@@ -87,7 +88,7 @@ def linemod_occlusion(folder: str | os.PathLike | None = None) -> PoseEstimates:
     best: dict[tuple[int, int], tuple[float, Any, Any]] = {}
     for row, (image, name, score, R, t) in enumerate(_results(results_file), start=2):
         if score > best.get((image, name), (-np.inf,))[0]:
-            best[image, name] = score, _numbers(results_file, R, (3, 3), row), _numbers(results_file, t, (3,), row)
+            best[image, name] = score, _rotation(results_file, R, row), _numbers(results_file, t, (3,), row)
     rows = []
     for image, instances in truths.items():
         camera = _numbers(camera_file, _entry(camera_file, cameras, image, "cam_K"), (3, 3))
@@ -95,7 +96,7 @@ def linemod_occlusion(folder: str | os.PathLike | None = None) -> PoseEstimates:
             found = best.get((int(image), truth["obj_id"]))
             if found is None or truth["obj_id"] not in points:
                 continue
-            R_true = _numbers(truth_file, truth["cam_R_m2c"], (3, 3))
+            R_true = _rotation(truth_file, truth["cam_R_m2c"])
             t_true = _numbers(truth_file, truth["cam_t_m2c"], (3,))
             visible = float(infos[image][place]["visib_fract"])
             rows.append((truth["obj_id"], int(image), found[1], found[2], R_true, t_true, camera, visible))
@@ -143,6 +144,16 @@ def _numbers(path: Path, values: Any, shape: tuple[int, ...], row: int | None = 
     if not np.isfinite(array).all():
         raise ValueError(f"{place}: a number is NaN or infinite")
     return array
+
+
+def _rotation(path: Path, values: Any, row: int | None = None) -> np.ndarray:
+    """The nearest rotation: the matrices of the files are up to half a percent off."""
+    matrix = _numbers(path, values, (3, 3), row)
+    left, stretches, right = np.linalg.svd(matrix)
+    if abs(stretches - 1).max() > 0.02 or np.linalg.det(matrix) < 0:
+        place = path.name if row is None else f"{path.name}, line {row}"
+        raise ValueError(f"{place}: a matrix is no rotation: {matrix.tolist()}")
+    return left @ right
 
 
 def _results(path: Path) -> list[tuple[int, int, float, str, str]]:
