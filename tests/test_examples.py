@@ -37,6 +37,7 @@ def test_the_examples_are_there():
         "covariate_shift",
         "eight_schools",
         "logistic_regression",
+        "pose_end_to_end",
         "reversible_jump",
         "state_space",
         "validated_inference",
