@@ -1,4 +1,4 @@
-"""Network modules (Equinox): a decoder of the Llama architecture and what reads its weights, and a keypoint detector."""
+"""Network modules (Equinox): a decoder of the Llama architecture with its weights, and a keypoint detector."""
 
 from uqsparse.nn.compiled_blocks import compile_blocks
 from uqsparse.nn.gguf_files import load_gguf
