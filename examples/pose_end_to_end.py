@@ -19,9 +19,9 @@ from uqsparse.data.renders import rendered_poses
 from uqsparse.nn.heatmap_network import SCALE, heatmaps, train_heatmap_network
 
 EPS = 0.1
-N_TRAIN, N_CALIBRATION, N_TEST = 2500, 1000, 1000
+N_TRAIN, N_CALIBRATION, N_TEST = 1500, 500, 500
 TURN = 45.0  # degrees: the solid is seen from one side
-N_SHOWN = 4
+N_SHOWN = 3
 
 
 def main() -> None:
