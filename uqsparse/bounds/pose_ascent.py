@@ -62,7 +62,7 @@ def pose_objective(
     >>> float(pose_objective("rotation", np.eye(3), np.zeros(3), np.diag([1.0, -1.0, -1.0]), np.zeros(3)))
     8.0
     """
-    turn, shift = _weights(objective)
+    turn, shift = objective_weights(objective)
     return turn * ((R - R_centre) ** 2).sum((-1, -2)) + shift * ((t - t_centre) ** 2).sum(-1)
 
 
@@ -97,7 +97,7 @@ def farthest_pose(
     quadratic programming.
     """
     require_count("n_starts", n_starts, 1)
-    weights = _weights(objective)
+    weights = objective_weights(objective)
     inside = constraints.contains(R, t)
     if not np.any(inside):
         raise ValueError(f"R and t must hold at least one pose of the set, got {len(R)} poses, none of them in it")
@@ -235,7 +235,7 @@ class _Chart:
         return self.pose(np.zeros(6))
 
 
-def _weights(objective: Objective) -> tuple[float, float]:
+def objective_weights(objective: Objective) -> tuple[float, float]:
     """Weights of the squared rotation and translation errors."""
     if isinstance(objective, str):
         if objective not in ("rotation", "translation"):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
+from uqsparse.bounds.pose_ascent import Objective, objective_weights
 from uqsparse.bounds.pose_box import PoseBox, PoseFrame, first_box
 from uqsparse.bounds.pose_constraints import PoseConstraints
 from uqsparse.bounds.pose_levels import LEVELS, Level, PoseLevel, pose_level
@@ -19,7 +20,6 @@ from uqsparse.solvers.conic import ConicProblem, ConicSolution, Status, solve_co
 from uqsparse.solvers.dual_polish import polished_duals, search_emptiness
 from uqsparse.solvers.safe_bound import DualCertificate, EmptinessCertificate, dual_certificate
 
-Objective = Literal["rotation", "translation"] | float
 Pose = tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, " 3"]]
 Samples = tuple[Float[ArrayLike, "m 3 3"], Float[ArrayLike, "m 3"]]
 
@@ -166,7 +166,7 @@ def certified_bound(
     start = time.thread_time()
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
-    weights = _weights(objective)
+    weights = objective_weights(objective)
     transform = np.eye(3) if shape is None else np.asarray(shape, dtype=np.float64)
     if transform.shape != (3, 3) or not np.isfinite(transform).all():
         raise ValueError(f"shape must be a finite matrix of shape (3, 3), got shape {transform.shape}")
@@ -288,17 +288,6 @@ def _size(objective: Objective, value: float) -> float:
 
 def _meet(one: PoseBox, other: PoseBox) -> PoseBox:
     return PoseBox(min(one.sine, other.sine), np.minimum(one.widths, other.widths), one.empty or other.empty)
-
-
-def _weights(objective: Objective) -> tuple[float, float]:
-    """Weights of |R - Rbar|^2 and |t - tbar|^2."""
-    if objective == "rotation":
-        return 1.0, 0.0
-    if objective == "translation":
-        return 0.0, 1.0
-    if isinstance(objective, str) or not 0 <= objective <= 1:
-        raise ValueError(f"objective must be 'rotation', 'translation' or a weight in [0, 1], got {objective!r}")
-    return float(objective), 1.0 - float(objective)
 
 
 def _target(structure: PoseLevel, frame: PoseFrame, moved: np.ndarray, weights: tuple[float, float]):
