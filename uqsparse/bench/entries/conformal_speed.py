@@ -153,7 +153,7 @@ def cv_plus_against_mapie(context: bench.Context) -> bench.Contest:
     At 50,000 x 50,000 it would hold arrays of 18.6 GiB.
     """
     peer_class = _mapie("regression").CrossConformalRegressor
-    data = _regression(1000 if context.quick else 5000)
+    data = _regression(2500 if context.quick else 5000)
 
     def ours(i: int) -> Any:
         return our_cv_plus(data)
