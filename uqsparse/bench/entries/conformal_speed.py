@@ -148,7 +148,7 @@ def split_against_mapie(context: bench.Context) -> bench.Contest:
     quick=True,
 )
 def cv_plus_against_mapie(context: bench.Context) -> bench.Contest:
-    """`CrossConformalRegressor(method="plus")` on the same folds; 5,000 x 5,000, or 1,000 x 1,000 in the quick suite.
+    """`CrossConformalRegressor(method="plus")` on the same folds; 5,000 x 5,000, or 2,500 x 2,500 in the quick suite.
 
     At 50,000 x 50,000 it would hold arrays of 18.6 GiB.
     """
