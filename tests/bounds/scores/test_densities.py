@@ -180,7 +180,7 @@ def test_jax_gives_the_same_sets():
         np.testing.assert_allclose(found.lower, expected.lower, rtol=1e-12)
 
 
-def simulated(n, m=100):
+def simulated(rng, n, m=100):
     """Bimodal targets, and predictive draws and densities that are too narrow."""
     sign = rng.choice([-1.0, 1.0], size=n)
     x = rng.normal(size=n)
@@ -191,10 +191,14 @@ def simulated(n, m=100):
 
 
 def test_coverage_and_sizes_on_bimodal_targets():
-    """Coverage over 80 calibrations of 39 is 36/40, within 4 se: false-alarm rate 1e-4. Density sets are smaller."""
+    """Coverage over 80 calibrations of 39 is 36/40, within 4 se: false-alarm rate 1e-4. Density sets are smaller.
+
+    Scores of draws have ties, which can only raise coverage.
+    """
+    rng = np.random.default_rng(1)  # its own, so that the outcome does not depend on which tests ran before
     covered, sizes = np.empty((80, 3)), np.empty((80, 3))
     for i in range(80):
-        (y, mixture, draws), (y_new, mixture_new, draws_new) = simulated(39), simulated(40)
+        (y, mixture, draws), (y_new, mixture_new, draws_new) = simulated(rng, 39), simulated(rng, 40)
         for j, (score, old, new) in enumerate(
             [
                 (HighestDensity(n_grid=40), mixture, mixture_new),
@@ -204,8 +208,9 @@ def test_coverage_and_sizes_on_bimodal_targets():
         ):
             sets = SplitConformal(score, 0.1).calibrate(old, y).predict(new)
             covered[i, j], sizes[i, j] = sets.contains(y_new).mean(), sets.size().mean()
-    for j in range(3):
-        assert abs(covered[:, j].mean() - 0.9) < 4 * covered[:, j].std() / np.sqrt(80)
+    away = (covered.mean(0) - 0.9) / (covered.std(0) / np.sqrt(80))
+    assert (away > -4).all()
+    assert (away[:2] < 4).all()
     assert sizes[:, 0].mean() < 0.95 * sizes[:, 1].mean()
 
 
