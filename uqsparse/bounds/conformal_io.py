@@ -9,7 +9,6 @@ import xarray
 from uqsparse.bounds.conformal_bayes_sets import ReweightedLabels, ReweightedUnions
 from uqsparse.bounds.keypoint_regions import KeypointRegions
 from uqsparse.bounds.regions import Boxes, Intervals, IntervalUnions, LabelSets, Region
-from uqsparse.bounds.scores.outputs import Balls
 from uqsparse.inference.arviz_io import arviz_major
 
 GROUP = "conformal"
@@ -22,7 +21,6 @@ _TRAILING: dict[type[Region], dict[str, tuple[str, ...]]] = {
     LabelSets: {"member": ("label",)},
     ReweightedUnions: {"lower": ("part",), "upper": ("part",), "ess": ()},
     ReweightedLabels: {"member": ("label",), "ess": ()},
-    Balls: {"centre": ("keypoint", "coordinate"), "radius": ("keypoint",)},
     KeypointRegions: {
         "centre": ("keypoint", "coordinate"),
         "information": ("keypoint", "coordinate", "other_coordinate"),
@@ -34,11 +32,18 @@ _TRAILING: dict[type[Region], dict[str, tuple[str, ...]]] = {
 def conformal_dataset(region: Region, pvalue: Any = None) -> xarray.Dataset:
     """The sets, thresholds and p-values as an `xarray.Dataset` with the guarantee in its attributes.
 
-    Its variables are `lower` and `upper` (`member` for label sets, `centre` and `radius` for balls), `threshold`,
-    `pvalue` and, for sets by weights, `ess`, over the dimension `observation`; and `level` in front where several were
-    asked for.
+    Its variables are `lower` and `upper` (`member` for label sets; `centre`, `information` and `seen` for keypoints),
+    `threshold`, `pvalue` and, for sets by weights, `ess`, over the dimension `observation`; and `level` in front where
+    several were asked for.
+
+    Raises:
+        TypeError: the region is of another kind.
+        ValueError: the p-values are for another number of points.
     """
-    trailing = _TRAILING.get(type(region), _TRAILING[Intervals])
+    if type(region) not in _TRAILING:
+        known = ", ".join(kind.__name__ for kind in _TRAILING)
+        raise TypeError(f"region is a {type(region).__name__}; those that become ArviZ data are {known}")
+    trailing = _TRAILING[type(region)]
     name, last = next(iter(trailing.items()))
     first = np.shape(getattr(region, name))
     front = ("level",) if len(first) > 1 + len(last) else ()

@@ -144,6 +144,15 @@ def coverage(region: Region, y: Num[AnyArray, "n ..."], band: float = 0.95) -> C
 def coverage_of(covered: Bool[AnyArray, " n"], band: float = 0.95) -> Coverage:
     """The share of hits with its Clopper-Pearson interval.
 
+    Args:
+        covered: whether each observation lay in its set, shape (n,), n >= 1.
+        band: confidence of the interval, in (0, 1).
+
+    Raises:
+        ValueError: there is no observation, they are no booleans, or the band is out of range.
+
+    Source: Clopper & Pearson (1934), The use of confidence or fiducial limits illustrated in the case of the binomial.
+
     >>> round(coverage_of(np.array([True, True])).low, 3)
     0.158
     """
@@ -180,6 +189,9 @@ def coverage_by_group(
 
     Returns:
         Group to coverage, in ascending order of groups.
+
+    Raises:
+        ValueError: shapes do not fit, or the sets are at several levels.
     """
     covered, groups = covered_by(region, y), np.asarray(groups)
     require_same_length("groups", groups, len(covered), "y")
@@ -188,6 +200,12 @@ def coverage_by_group(
 
 def set_sizes(region: Region) -> SetSizes:
     """How large sets at one level are.
+
+    Args:
+        region: n sets, n >= 1.
+
+    Raises:
+        ValueError: there is none, or they are at several levels.
 
     >>> from uqsparse.bounds.regions import Intervals
     >>> set_sizes(Intervals(np.zeros(3), np.array([1.0, 2.0, -1.0])))

@@ -1,7 +1,7 @@
 """What a result promises, under which assumptions, and on how many observations the promise rests."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["marginal", "group", "risk", "long-run", "false alarm", "approximate"]
 
@@ -52,3 +52,13 @@ class Guarantee:
         promise = _MEANINGS[self.kind].format(level=", ".join(f"{level:.6g}" for level in levels))
         provided = f", provided that {'; '.join(self.assumptions)}" if self.assumptions else ""
         return f"{promise} (n = {self.n}){provided}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The promise as plain data, for JSON, with its sentence."""
+        return {
+            "kind": self.kind,
+            "level": self.level,
+            "n": self.n,
+            "assumptions": list(self.assumptions),
+            "sentence": str(self),
+        }

@@ -194,8 +194,9 @@ def _run(
     try:
         from uqsparse.bounds.conformal import checked_alpha
         from uqsparse.cli.calibrated_rows import calibrate_rows
-        from uqsparse.cli.conformal_files import check_folder, write_folder
+        from uqsparse.cli.conformal_files import write_folder
         from uqsparse.cli.prediction_tables import split_rows
+        from uqsparse.cli.whole_files import check_folder
 
         check_folder(out)
         alphas = list(dict.fromkeys(alpha or [0.1]))

@@ -1,11 +1,7 @@
 """What `uqsparse conformal` leaves behind: sets as CSV, a report as JSON and as Markdown, and pictures."""
 
 import csv
-import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ import numpy as np
 from uqsparse.bounds.coverage import Coverage
 from uqsparse.bounds.regions import Intervals, LabelSets
 from uqsparse.cli.calibrated_rows import Level, Outcome
+from uqsparse.cli.whole_files import json_text, write_together
 
 _SHARED = {
     "all": "one threshold for all rows",
@@ -22,21 +19,6 @@ _SHARED = {
     "label": "one threshold a label",
     "weight": "one threshold a row, by its weight",
 }
-
-
-def check_folder(out: Path) -> None:
-    """Refuse a folder that cannot be made or written, before any work.
-
-    Raises:
-        ValueError: with what is wrong.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out: {str(out)!r} is a file")
-    parent = out if out.is_dir() else out.absolute().parent
-    if not parent.is_dir():
-        raise ValueError(f"--out: directory {str(parent)!r} does not exist")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"--out: {str(parent)!r} cannot be written to")
 
 
 def write_folder(out: Path, outcome: Outcome, score: str, seed: int) -> list[str]:
@@ -60,9 +42,7 @@ def write_folder(out: Path, outcome: Outcome, score: str, seed: int) -> list[str
     record = report_record(outcome, score, seed)
     writers: dict[str, Callable[[Path], Any]] = {
         "sets.csv" if is_sets else "intervals.csv": lambda path: _write_rows(path, outcome),
-        "report.json": lambda path: path.write_text(
-            json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        ),
+        "report.json": lambda path: path.write_text(json_text(record), encoding="utf-8"),
     }
     if is_sets:
         writers["set_sizes.png"] = lambda path: sizes_figure(outcome).savefig(path)
@@ -72,22 +52,8 @@ def write_folder(out: Path, outcome: Outcome, score: str, seed: int) -> list[str
         writers["coverage.png"] = lambda path: coverage_figure(outcome).savefig(path)
     pictures = [name for name in writers if name.endswith(".png")]
     writers["report.md"] = lambda path: path.write_text(report_text(outcome, score, pictures), encoding="utf-8")
-    beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out if out.is_dir() else out.absolute().parent))
-    try:
-        draft = beside / "draft"
-        draft.mkdir()
-        for name, write in writers.items():
-            write(draft / name)
-        if out.is_dir():
-            for name in writers:
-                os.replace(draft / name, out / name)
-            for name in {"coverage.png"} - set(writers):
-                (out / name).unlink(missing_ok=True)  # an earlier run's, which this one has not measured
-        else:
-            os.replace(draft, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return list(writers)
+    # a picture of an earlier run, which this one has not measured
+    return write_together(out, writers, outdated=("coverage.png",))
 
 
 def _write_rows(path: Path, outcome: Outcome) -> None:
@@ -144,13 +110,7 @@ def _level_record(level: Level) -> dict[str, Any]:
     return {
         "alpha": level.alpha,
         "threshold": level.threshold,
-        "guarantee": {
-            "kind": guarantee.kind,
-            "level": guarantee.level,
-            "n": guarantee.n,
-            "assumptions": list(guarantee.assumptions),
-            "sentence": str(guarantee),
-        },
+        "guarantee": guarantee.to_dict(),
         "size": level.sizes._asdict(),
         "coverage": None if level.coverage is None else _coverage_record(level.coverage),
         "coverage_by": {

@@ -1,7 +1,6 @@
 """`uqsparse generate`: strings of a language model that satisfy a constraint, with their weights."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -231,6 +230,8 @@ def _print_ended(population: "Population", vocabulary: "Vocabulary", console: Co
 
 
 def _save(result: "WeightedStrings", out: Path) -> None:
+    from uqsparse.cli.whole_files import write_json
+
     content: dict[str, Any] = {
         "strings": [
             {"text": text, "tokens": list(tokens), "log_weight": weight if weight > float("-inf") else None}
@@ -242,6 +243,4 @@ def _save(result: "WeightedStrings", out: Path) -> None:
         "constraint_tests": result.n_tests,
         "constraint_tests_requested": result.n_tests_requested,
     }
-    unfinished = out.with_name(out.name + ".part")
-    unfinished.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(unfinished, out)
+    write_json(out, content)

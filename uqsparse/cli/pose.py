@@ -88,7 +88,7 @@ def calibrate(
     """
     try:
         from uqsparse.cli.pose_calibration import calibrated, calibration_record
-        from uqsparse.cli.pose_files import check_file, write_json
+        from uqsparse.cli.whole_files import check_file, write_json
 
         check_file(out)
         parts = _read(file, data_dir, object_, score.value, top, ("keypoints",))
@@ -123,9 +123,9 @@ def predict(
     point y lies in a region where (y - centre)^T information (y - centre) <= 1.
     """
     try:
-        from uqsparse.cli.pose_calibration import read_calibration
-        from uqsparse.cli.pose_files import check_file, guarantee_record, region_record, write_json
+        from uqsparse.cli.pose_calibration import read_calibration, region_record
         from uqsparse.cli.pose_images import in_order
+        from uqsparse.cli.whole_files import check_file, write_json
 
         path = out / "regions.json" if out.is_dir() else out
         check_file(path)
@@ -150,9 +150,7 @@ def predict(
             "eps": found.eps,
             "labelled_images": len(labelled),
             "images_that_hold_their_keypoints": sum(labelled),
-            "guarantees": [
-                {"group": part.group, **guarantee_record(found.threshold_of(part).guarantee)} for part in parts
-            ],
+            "guarantees": [{"group": part.group, **found.threshold_of(part).guarantee.to_dict()} for part in parts],
             "images": images,
         }
         write_json(path, record)
@@ -196,11 +194,10 @@ def bound(
     shown. A pose takes a point Y of the object to R Y + t.
     """
     try:
-        from uqsparse.cli.conformal_files import check_folder
         from uqsparse.cli.pose_calibration import read_calibration
         from uqsparse.cli.pose_errors import errors_record, errors_sentence, key_of, pose_errors
-        from uqsparse.cli.pose_files import json_text, write_together
         from uqsparse.cli.pose_plots import PoseView, pose_figure
+        from uqsparse.cli.whole_files import check_folder, json_text, write_together
 
         check_folder(out)
         found = read_calibration(calibration)

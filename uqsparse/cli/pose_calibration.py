@@ -12,7 +12,6 @@ from uqsparse.bounds.guarantee import Guarantee
 from uqsparse.bounds.keypoint_regions import KeypointRegions
 from uqsparse.bounds.keypoints import KeypointConformal
 from uqsparse.bounds.scores.keypoints import KeypointBall, KeypointEllipse
-from uqsparse.cli.pose_files import guarantee_record
 from uqsparse.cli.pose_images import PoseImages
 
 FORMAT = "uqsparse pose calibration"
@@ -128,7 +127,7 @@ def calibration_record(calibration: PoseCalibration) -> dict[str, Any]:
             "n_keypoints": one.n_keypoints,
             "n": one.guarantee.n,
             "threshold": one.threshold,
-            "guarantee": guarantee_record(one.guarantee),
+            "guarantee": one.guarantee.to_dict(),
             "images": one.images,
         }
         for one in calibration.thresholds
@@ -177,3 +176,17 @@ def read_calibration(path: Path) -> PoseCalibration:
         )
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{str(path)!r} is no calibration that 'uqsparse pose calibrate' has written") from None
+
+
+def region_record(regions: KeypointRegions, row: int) -> list[dict[str, Any]]:
+    """The regions of one image, one entry a keypoint; a keypoint that was not seen has none."""
+    records = []
+    for k in range(regions.centre.shape[1]):
+        record: dict[str, Any] = {"keypoint": k, "seen": bool(regions.seen[row, k])}
+        if record["seen"]:
+            record |= {
+                "centre": regions.centre[row, k].tolist(),
+                "information": regions.information[row, k].tolist(),
+            }
+        records.append(record)
+    return records

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 from uqsparse.bounds.pose import PoseUncertaintySet
 from uqsparse.bounds.pose_relaxation import CertifiedBound
 from uqsparse.bounds.pose_sampling import AveragePose, PoseSamples
-from uqsparse.cli.pose_files import guarantee_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +132,7 @@ def errors_record(found: PoseErrors) -> dict[str, Any]:
             "rotation_error_degrees": truth.degrees,
             "translation_error": truth.distance,
         },
-        "guarantee": None if found.poses.guarantee is None else guarantee_record(found.poses.guarantee),
+        "guarantee": None if found.poses.guarantee is None else found.poses.guarantee.to_dict(),
     }
 
 

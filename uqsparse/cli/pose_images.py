@@ -16,7 +16,17 @@ from uqsparse.bounds.scores.keypoints import checked_keypoints
 # Objects of which less is visible are left out, as is the custom with these data.
 LEAST_VISIBLE = 0.1
 _KNOWN = (
-    "heatmaps points confidence covariance seen keypoints groups points3d intrinsics R_true t_true".split()  # noqa: SIM905
+    "heatmaps",
+    "points",
+    "confidence",
+    "covariance",
+    "seen",
+    "keypoints",
+    "groups",
+    "points3d",
+    "intrinsics",
+    "R_true",
+    "t_true",
 )
 
 

@@ -1,8 +1,9 @@
 """Nonconformity scores: how strange an observation looks beside its prediction, and the sets they cut out."""
 
 from uqsparse.bounds.scores.densities import HighestDensity, ProbabilityIntegral
+from uqsparse.bounds.scores.keypoints import KeypointBall, KeypointEllipse
 from uqsparse.bounds.scores.labels import APS, LAC, RAPS, SAPS, LabelScore
-from uqsparse.bounds.scores.outputs import MaxDistance, MaxNormalisedResidual
+from uqsparse.bounds.scores.outputs import MaxNormalisedResidual
 from uqsparse.bounds.scores.residuals import AbsoluteResidual, NormalisedResidual, QuantileResidual
 from uqsparse.bounds.scores.score import Score
 
@@ -13,8 +14,9 @@ __all__ = [
     "SAPS",
     "AbsoluteResidual",
     "HighestDensity",
+    "KeypointBall",
+    "KeypointEllipse",
     "LabelScore",
-    "MaxDistance",
     "MaxNormalisedResidual",
     "NormalisedResidual",
     "ProbabilityIntegral",

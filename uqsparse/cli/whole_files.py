@@ -1,4 +1,4 @@
-"""How `uqsparse pose` writes: regions and bounds as JSON, and pictures, whole or not at all."""
+"""Files that appear whole or not at all: an interrupted command leaves what was there before."""
 
 import json
 import math
@@ -11,34 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from uqsparse.bounds.guarantee import Guarantee
-from uqsparse.bounds.keypoint_regions import KeypointRegions
-from uqsparse.cli.conformal_files import check_folder
 
+def check_folder(out: Path) -> None:
+    """Refuse a folder that cannot be made or written, before any work.
 
-def guarantee_record(guarantee: Guarantee) -> dict[str, Any]:
-    """A guarantee as plain data."""
-    return {
-        "kind": guarantee.kind,
-        "level": guarantee.level,
-        "n": guarantee.n,
-        "assumptions": guarantee.assumptions,
-        "sentence": str(guarantee),
-    }
-
-
-def region_record(regions: KeypointRegions, row: int) -> list[dict[str, Any]]:
-    """The regions of one image, one entry a keypoint; a keypoint that was not seen has none."""
-    records = []
-    for k in range(regions.centre.shape[1]):
-        record: dict[str, Any] = {"keypoint": k, "seen": bool(regions.seen[row, k])}
-        if record["seen"]:
-            record |= {
-                "centre": regions.centre[row, k].tolist(),
-                "information": regions.information[row, k].tolist(),
-            }
-        records.append(record)
-    return records
+    Raises:
+        ValueError: with what is wrong.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out: {str(out)!r} is a file")
+    parent = out if out.is_dir() else out.absolute().parent
+    if not parent.is_dir():
+        raise ValueError(f"--out: directory {str(parent)!r} does not exist")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"--out: {str(parent)!r} cannot be written to")
 
 
 def check_file(out: Path) -> None:
@@ -71,8 +57,22 @@ def write_json(out: Path, record: Any) -> None:
         Path(draft).unlink(missing_ok=True)
 
 
-def write_together(out: Path, writers: Mapping[str, Callable[[Path], Any]]) -> list[str]:
-    """Write files into a folder, all or none: they are made apart and moved there when all are complete."""
+def write_together(
+    out: Path, writers: Mapping[str, Callable[[Path], Any]], outdated: tuple[str, ...] = ()
+) -> list[str]:
+    """Write files into a folder, all or none: they are made apart and moved there when all are complete.
+
+    Args:
+        out: the folder; made if missing, and files of these names in it are replaced.
+        writers: name of each file to what writes it to a path.
+        outdated: files that an earlier run may have left and this one does not write; they are removed.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out if out.is_dir() else out.absolute().parent))
     try:
         draft = beside / "draft"
@@ -82,6 +82,8 @@ def write_together(out: Path, writers: Mapping[str, Callable[[Path], Any]]) -> l
         out.mkdir(exist_ok=True)
         for name in writers:
             os.replace(draft / name, out / name)
+        for name in set(outdated) - set(writers):
+            (out / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return list(writers)
