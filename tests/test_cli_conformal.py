@@ -1,54 +1,23 @@
 """`uqsparse conformal` as a user meets it: what it writes, checked by hand, and how it refuses."""
 
-import csv
 import json
 import math
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
-from typer.testing import CliRunner
-
-from uqsparse.cli import app
+from command_line import assert_one_error_line, read_csv, succeeded, write_csv
 
 RNG = np.random.default_rng(0)
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, ["conformal", *map(str, arguments)])
-
-
-def write(path, columns):
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-    return path
-
-
-def read(path):
-    with Path(path).open(newline="") as file:
-        return list(csv.DictReader(file))
+    return command_line.run("conformal", *arguments)
 
 
 def report(folder="out"):
     return json.loads((Path(folder) / "report.json").read_text())
-
-
-def succeeded(result):
-    assert result.exit_code == 0, result.output
-    assert result.stderr == ""
-    return result
-
-
-def assert_one_error_line(result, *parts):
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("error: ")
-    for part in parts:
-        assert part in result.stderr
-    assert result.stdout == ""
-    assert not Path("out").exists()
 
 
 def threshold(scores, alpha):
@@ -77,7 +46,9 @@ def folder(tmp_path, monkeypatch):
 
 def test_half_of_the_labelled_rows_calibrates_and_the_rest_is_covered():
     columns = regression(120)
-    result = succeeded(run("intervals", write(Path("p.csv"), columns), "--alpha", 0.1, "--alpha", 0.3, "--out", "out"))
+    result = succeeded(
+        run("intervals", write_csv(Path("p.csv"), columns), "--alpha", 0.1, "--alpha", 0.3, "--out", "out")
+    )
     assert "60 calibration rows, drawn at random; 60 test rows, 60 of them labelled" in result.stdout
     assert sorted(path.name for path in Path("out").iterdir()) == [
         "coverage.png",
@@ -86,7 +57,7 @@ def test_half_of_the_labelled_rows_calibrates_and_the_rest_is_covered():
         "report.json",
         "report.md",
     ]
-    rows = read("out/intervals.csv")
+    rows = read_csv("out/intervals.csv")
     test = sorted({int(row["row"]) - 2 for row in rows})
     known = [i for i in range(120) if i not in test]
     y, mean, sd = (np.array(columns[name]) for name in ("y", "mean", "sd"))
@@ -114,9 +85,9 @@ def test_half_of_the_labelled_rows_calibrates_and_the_rest_is_covered():
 
 def test_rows_without_a_label_are_predicted_from_all_that_have_one():
     columns = regression(50, n_unlabelled=10)
-    path = write(Path("p.csv"), columns)
+    path = write_csv(Path("p.csv"), columns)
     succeeded(run("intervals", path, "--score", "absolute", "--out", "out"))
-    rows = read("out/intervals.csv")
+    rows = read_csv("out/intervals.csv")
     assert [int(row["row"]) for row in rows] == list(range(42, 52))
     assert {row[name] for row in rows for name in ("y", "covered", "pvalue")} == {""}
     scores = [abs(y - mean) for y, mean in zip(columns["y"][:40], columns["mean"][:40], strict=True)]
@@ -139,7 +110,7 @@ def test_quantiles_are_calibrated_by_default_where_they_are_given():
     columns = regression(100)
     columns["lower"] = [mean - 1 for mean in columns["mean"]]
     columns["upper"] = [mean + 1 for mean in columns["mean"]]
-    succeeded(run("intervals", write(Path("p.csv"), columns), "--out", "out"))
+    succeeded(run("intervals", write_csv(Path("p.csv"), columns), "--out", "out"))
     assert report()["score"] == "quantile"
     width = 2 + 2 * report()["levels"][0]["threshold"]
     assert report()["levels"][0]["size"]["mean"] == pytest.approx(width)
@@ -159,13 +130,13 @@ def grouped(n):
 def test_each_group_has_its_threshold_and_unseen_ones_infinite_intervals():
     columns = grouped(80)
     columns["group"][-1] = "new"
-    result = succeeded(run("intervals", write(Path("p.csv"), columns), "--score", "absolute", "--out", "out"))
+    result = succeeded(run("intervals", write_csv(Path("p.csv"), columns), "--score", "absolute", "--out", "out"))
     scores = abs(np.array(columns["y"]) - np.array(columns["mean"]))
     groups, level = np.array(columns["group"]), report()["levels"][0]
     assert list(level["threshold"]) == ["a", "b"]
     for name, found in level["threshold"].items():
         assert found == pytest.approx(threshold(scores[:40][groups[:40] == name], 0.1))
-    rows = read("out/intervals.csv")
+    rows = read_csv("out/intervals.csv")
     assert (rows[-1]["group"], rows[-1]["lower"], rows[-1]["upper"]) == ("new", "-inf", "inf")
     assert "no calibration observation in group(s) 'new'" in result.stdout.replace("\n", "")
     assert (level["size"]["n_infinite"], level["size"]["mean"]) == (1, "inf")
@@ -178,7 +149,7 @@ def test_each_group_has_its_threshold_and_unseen_ones_infinite_intervals():
 
 
 def test_marginal_uses_groups_in_the_report_only():
-    succeeded(run("intervals", write(Path("p.csv"), grouped(80)), "--marginal", "--out", "out"))
+    succeeded(run("intervals", write_csv(Path("p.csv"), grouped(80)), "--marginal", "--out", "out"))
     level = report()["levels"][0]
     assert isinstance(level["threshold"], float)
     assert [part["name"] for part in level["coverage_by"]["group"]] == ["a", "b"]
@@ -187,11 +158,11 @@ def test_marginal_uses_groups_in_the_report_only():
 def test_weights_count_as_in_the_definition():
     columns = {**grouped(80), "weight": RNG.exponential(size=80).tolist()}
     del columns["group"]
-    path = write(Path("p.csv"), columns)
+    path = write_csv(Path("p.csv"), columns)
     succeeded(run("intervals", path, "--score", "absolute", "--out", "out"))
     scores, weights = abs(np.array(columns["y"]) - np.array(columns["mean"])), np.array(columns["weight"])
     order = np.argsort(scores[:40])
-    for row in read("out/intervals.csv"):
+    for row in read_csv("out/intervals.csv"):
         i = int(row["row"]) - 2
         share = np.cumsum(weights[:40][order]) / (weights[:40].sum() + weights[i])
         reached = scores[:40][order][share >= 0.9]
@@ -208,13 +179,13 @@ def test_weights_count_as_in_the_definition():
 def test_label_sets_hold_what_is_probable_enough():
     columns = classification(90, ["cat", "dog", "eel"])
     columns["y"][60:] = [""] * 30
-    result = succeeded(run("sets", write(Path("p.csv"), columns), "--alpha", 0.2, "--out", "out"))
+    result = succeeded(run("sets", write_csv(Path("p.csv"), columns), "--alpha", 0.2, "--out", "out"))
     assert "unbounded" not in result.stdout
     probabilities = np.array([columns[f"p_{label}"] for label in ("cat", "dog", "eel")]).T
     y = np.array([["cat", "dog", "eel"].index(label) for label in columns["y"][:60]])
     limit = threshold(1 - probabilities[np.arange(60), y], 0.2)
     assert report()["levels"][0]["threshold"] == pytest.approx(limit)
-    for row in read("out/sets.csv"):
+    for row in read_csv("out/sets.csv"):
         i = int(row["row"]) - 2
         expected = [label for label, p in zip(("cat", "dog", "eel"), probabilities[i], strict=True) if 1 - p <= limit]
         assert row["labels"] == "|".join(expected)
@@ -233,17 +204,17 @@ def test_labels_are_named_or_numbered():
     place = {name.replace("p_", "p_label "): column for name, column in columns.items()}
     found = []
     for spelling in (columns, decimal, place):
-        succeeded(run("sets", write(Path("p.csv"), spelling), "--out", "out"))
-        found.append([row["covered"] for row in read("out/sets.csv")])
+        succeeded(run("sets", write_csv(Path("p.csv"), spelling), "--out", "out"))
+        found.append([row["covered"] for row in read_csv("out/sets.csv")])
     assert found[0] == found[1] == found[2]
 
 
 def test_a_threshold_a_label_and_randomised_scores():
-    path = write(Path("p.csv"), classification(200, ["a", "b"]))
+    path = write_csv(Path("p.csv"), classification(200, ["a", "b"]))
     succeeded(run("sets", path, "--by-label", "--out", "out"))
     assert list(report()["levels"][0]["threshold"]) == ["a", "b"]
     assert report()["levels"][0]["guarantee"]["kind"] == "group"
-    for row in read("out/sets.csv"):
+    for row in read_csv("out/sets.csv"):
         assert int(row["covered"]) == (float(row["pvalue"]) > 0.1)
     for seed, out in ((1, "one"), (1, "again"), (2, "two")):
         succeeded(run("sets", path, "--score", "raps", "--lam", 0.1, "--k-reg", 1, "--seed", seed, "--out", out))
@@ -255,7 +226,7 @@ def test_rounded_probabilities_are_scaled_with_a_word():
     columns = classification(60, ["a", "b", "c"])
     for name in ("p_a", "p_b", "p_c"):
         columns[name] = [f"{value:.3f}" for value in columns[name]]
-    result = succeeded(run("sets", write(Path("p.csv"), columns), "--out", "out"))
+    result = succeeded(run("sets", write_csv(Path("p.csv"), columns), "--out", "out"))
     assert "sum to 1 only after rounding" in " ".join(result.stdout.split())
 
 
@@ -263,19 +234,19 @@ def test_test_rows_from_elsewhere_raise_an_alarm():
     columns = grouped(200)
     del columns["group"]
     columns["y"][100:] = [3 * y for y in columns["y"][100:]]
-    result = succeeded(run("intervals", write(Path("p.csv"), columns), "--out", "out"))
+    result = succeeded(run("intervals", write_csv(Path("p.csv"), columns), "--out", "out"))
     assert "test rows differ from calibration rows" in " ".join(result.stdout.split())
 
 
 def test_too_few_rows_give_infinite_intervals_and_a_warning():
-    result = succeeded(run("intervals", write(Path("p.csv"), regression(12)), "--out", "out"))
+    result = succeeded(run("intervals", write_csv(Path("p.csv"), regression(12)), "--out", "out"))
     assert "a threshold is infinite" in result.stdout
     assert report()["levels"][0]["threshold"] == "inf"
-    assert {row["upper"] for row in read("out/intervals.csv")} == {"inf"}
+    assert {row["upper"] for row in read_csv("out/intervals.csv")} == {"inf"}
 
 
 def test_it_is_written_whole_or_not_at_all(monkeypatch):
-    path = write(Path("p.csv"), regression(60))
+    path = write_csv(Path("p.csv"), regression(60))
     succeeded(run("intervals", path, "--out", "out"))
     before = {one.name: one.read_bytes() for one in Path("out").iterdir()}
 
@@ -343,7 +314,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(kind, content, options, parts)
 
 
 def test_bad_places_are_refused():
-    write(Path("p.csv"), regression(20))
+    write_csv(Path("p.csv"), regression(20))
     assert_one_error_line(run("intervals", "no.csv", "--out", "out"), "'no.csv' does not exist")
     assert_one_error_line(run("intervals", "p.csv", "--out", "no/out"), "directory", "does not exist")
     Path("file").write_text("")

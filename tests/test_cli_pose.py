@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
+from command_line import assert_one_error_line, succeeded
 from scipy.spatial.transform import Rotation
-from typer.testing import CliRunner
 
-from uqsparse.cli import app
 from uqsparse.data.heatmaps import keypoint_heatmaps
 from uqsparse.data.pose_problems import pose_problem
 
@@ -17,22 +17,7 @@ PNG = b"\x89PNG"
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, ["pose", *map(str, arguments)])
-
-
-def succeeded(result):
-    assert result.exit_code == 0, result.output
-    assert result.stderr == ""
-    return result
-
-
-def assert_one_error_line(result, *parts):
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("error: ")
-    for part in parts:
-        assert part in result.stderr
-    assert result.stdout == ""
+    return command_line.run("pose", *arguments)
 
 
 def read(path):

@@ -1,7 +1,6 @@
 """What `uqsparse conformal` leaves behind: sets as CSV, a report as JSON and as Markdown, and pictures."""
 
 import csv
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from uqsparse.bounds.coverage import Coverage
 from uqsparse.bounds.regions import Intervals, LabelSets
 from uqsparse.cli.calibrated_rows import Level, Outcome
-from uqsparse.cli.whole_files import json_text, write_together
+from uqsparse.cli.whole_files import json_text, markdown_table, write_together
 
 _SHARED = {
     "all": "one threshold for all rows",
@@ -89,7 +88,7 @@ def _sets(level: Level, labels: tuple[str, ...]) -> list[tuple[Any, Any]]:
 def report_record(outcome: Outcome, score: str, seed: int) -> dict[str, Any]:
     """The report as plain data; infinite numbers are the text "inf"."""
     table, parts = outcome.table, outcome.parts
-    record = {
+    return {
         "predictions": str(table.path),
         "score": score,
         "thresholds": outcome.thresholds,
@@ -102,7 +101,6 @@ def report_record(outcome: Outcome, score: str, seed: int) -> dict[str, Any]:
         "levels": [_level_record(level) for level in outcome.levels],
         "notes": list(outcome.notes),
     }
-    return _plain(record)
 
 
 def _level_record(level: Level) -> dict[str, Any]:
@@ -127,16 +125,6 @@ def _coverage_record(found: Coverage) -> dict[str, Any]:
     return {**found._asdict(), "expected": None if found.expected is None else found.expected._asdict()}
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return float(value) if math.isfinite(value) else str(float(value))
-
-
 def report_text(outcome: Outcome, score: str, pictures: list[str]) -> str:
     """The report as Markdown."""
     parts, is_sets = outcome.parts, isinstance(outcome.levels[0].region, LabelSets)
@@ -152,7 +140,7 @@ def report_text(outcome: Outcome, score: str, pictures: list[str]) -> str:
         lines += ["", f"The weights are worth {outcome.effective_sample_size:.1f} equal calibration rows."]
     lines += [
         "",
-        *_table(
+        *markdown_table(
             ["level", *summary_heads(is_sets)], [[f"{1 - one.alpha:.6g}", *summary(one)] for one in outcome.levels]
         ),
     ]
@@ -171,7 +159,12 @@ def report_text(outcome: Outcome, score: str, pictures: list[str]) -> str:
                 [one.name, str(one.coverage.n), *coverage_words(one.coverage), f"{one.mean_size:.4g}"]
                 for one in breakdown.slices
             ]
-            lines += ["", f"## Coverage by {breakdown.by} at level {1 - level.alpha:.6g}", "", *_table(heads, rows)]
+            lines += [
+                "",
+                f"## Coverage by {breakdown.by} at level {1 - level.alpha:.6g}",
+                "",
+                *markdown_table(heads, rows),
+            ]
     if outcome.notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in outcome.notes)]
     lines += ["", *(f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures)]
@@ -196,9 +189,3 @@ def coverage_words(found: Coverage) -> list[str]:
     """Coverage, its interval, and the band it was expected in."""
     expected = "–" if found.expected is None else f"{found.expected.low:.3f}–{found.expected.high:.3f}"
     return [f"{found.value:.3f}", f"{found.low:.3f}–{found.high:.3f}", expected]
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
-    safe = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *safe]
-    return [f"| {' | '.join(line)} |" for line in lines]

@@ -1,13 +1,13 @@
 """Predictions and labels from a CSV file, checked cell by cell, and the rows that calibrate."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from uqsparse.cli.table_cells import as_number, as_numbers, has_columns, refuse_rows
 from uqsparse.data.files import read_fields
 
 # Columns that have a meaning beside the predictions.
@@ -77,14 +77,14 @@ def read_intervals(path: Path) -> PredictionTable:
         fields["mean"] = fields.pop("prediction")
     known = [name for name in ("mean", "sd", "lower", "upper") if name in fields]
     if not {"mean", "lower", "upper"} & set(known):
-        raise ValueError(f"{str(path)!r} has no column 'mean' and no columns 'lower' and 'upper'{_has(fields)}")
-    numbers = {name: _numbers(path, name, fields[name]) for name in known}
+        raise ValueError(f"{str(path)!r} has no column 'mean' and no columns 'lower' and 'upper'{has_columns(fields)}")
+    numbers = {name: as_numbers(path, name, fields[name]) for name in known}
     if "sd" in numbers:
-        _refuse_rows(path, "sd", fields["sd"], ~(numbers["sd"] > 0), "a positive number")
+        refuse_rows(path, "sd", fields["sd"], ~(numbers["sd"] > 0), "a positive number")
     text = _labelled(path, fields)
     has_y = np.array([field != "" for field in text])
     y = np.full(len(text), np.nan)
-    y[has_y] = _numbers(path, "y", text, has_y)[has_y]
+    y[has_y] = as_numbers(path, "y", text, has_y)[has_y]
     return _table(path, fields, known, [], y=y, has_y=has_y, numbers=numbers, probabilities=None, labels=())
 
 
@@ -97,14 +97,14 @@ def read_label_sets(path: Path) -> PredictionTable:
     fields = read_fields(path)
     columns = [name for name in fields if name.startswith("p_") and len(name) > 2]
     if len(columns) < 2:
-        raise ValueError(f"{str(path)!r} has {len(columns)} columns of probabilities 'p_<label>'{_has(fields)}")
+        raise ValueError(f"{str(path)!r} has {len(columns)} columns of probabilities 'p_<label>'{has_columns(fields)}")
     labels = tuple(name.removeprefix("p_") for name in columns)
     for label in labels:
         if "|" in label:
             raise ValueError(f"label {label!r} of {str(path)!r} holds '|', which separates the labels of a set")
-    probabilities = np.column_stack([_numbers(path, name, fields[name]) for name in columns])
+    probabilities = np.column_stack([as_numbers(path, name, fields[name]) for name in columns])
     for name, column in zip(columns, probabilities.T, strict=True):
-        _refuse_rows(path, name, fields[name], column < 0, "a probability")
+        refuse_rows(path, name, fields[name], column < 0, "a probability")
     sums = probabilities.sum(axis=1)
     for i in np.flatnonzero(abs(sums - 1) > _ROUNDING)[:1]:
         raise ValueError(f"probabilities of {str(path)!r} sum to {sums[i]:.6g} in row {i + 2}; they must sum to 1")
@@ -125,13 +125,13 @@ def _table(
 ) -> PredictionTable:
     groups = np.array(fields["group"]) if "group" in fields else None
     if groups is not None:
-        _refuse_rows(path, "group", fields["group"], groups == "", "a name")
-    weights = _numbers(path, "weight", fields["weight"]) if "weight" in fields else None
+        refuse_rows(path, "group", fields["group"], groups == "", "a name")
+    weights = as_numbers(path, "weight", fields["weight"]) if "weight" in fields else None
     if weights is not None:
-        _refuse_rows(path, "weight", fields["weight"], weights < 0, "a nonnegative number")
+        refuse_rows(path, "weight", fields["weight"], weights < 0, "a nonnegative number")
     split = np.array([field.lower() for field in fields["split"]]) if "split" in fields else None
     if split is not None:
-        _refuse_rows(path, "split", fields["split"], ~np.isin(split, _PARTS), "calibration or test")
+        refuse_rows(path, "split", fields["split"], ~np.isin(split, _PARTS), "calibration or test")
         missing = np.flatnonzero((split == "calibration") & ~content["has_y"])
         if missing.size:
             raise ValueError(f"row {missing[0] + 2} of {str(path)!r} is to calibrate and has no y")
@@ -140,36 +140,10 @@ def _table(
     return PredictionTable(path=path, groups=groups, weights=weights, split=split, notes=tuple(notes), **content)
 
 
-def _has(fields: dict[str, list[str]]) -> str:
-    return f"; it has {', '.join(map(repr, fields))}"
-
-
 def _labelled(path: Path, fields: dict[str, list[str]]) -> list[str]:
     if "y" not in fields:
-        raise ValueError(f"{str(path)!r} has no column 'y'{_has(fields)}")
+        raise ValueError(f"{str(path)!r} has no column 'y'{has_columns(fields)}")
     return fields["y"]
-
-
-def _numbers(path: Path, name: str, fields: Sequence[str], wanted: np.ndarray | None = None) -> np.ndarray:
-    """Finite numbers; fields that are not wanted become NaN."""
-    values = np.array([_number(field) for field in fields])
-    bad = ~np.isfinite(values) if wanted is None else wanted & ~np.isfinite(values)
-    _refuse_rows(path, name, fields, bad, "a finite number")
-    return values
-
-
-def _number(field: str) -> float:
-    try:
-        return float(field)
-    except ValueError:
-        return math.nan
-
-
-def _refuse_rows(path: Path, name: str, fields: Sequence[str], bad: np.ndarray, wanted: str) -> None:
-    """Refuse a column for its first bad field."""
-    for i in np.flatnonzero(bad)[:1]:
-        what = f"holds {fields[i]!r}" if fields[i] else "is empty"
-        raise ValueError(f"column {name!r} of {str(path)!r} {what} in row {i + 2}; it must be {wanted}")
 
 
 def _position(path: Path, labels: tuple[str, ...], field: str, row: int) -> int:
@@ -178,10 +152,10 @@ def _position(path: Path, labels: tuple[str, ...], field: str, row: int) -> int:
         return -1
     if field in labels:
         return labels.index(field)
-    value = _number(field)
+    value = as_number(field)
     if value.is_integer():
         # A column of whole numbers with gaps is often written with decimals: 3.0 for 3.
-        numbers = [_number(label) for label in labels]
+        numbers = [as_number(label) for label in labels]
         if value in numbers:
             return numbers.index(value)
         if all(math.isnan(number) for number in numbers) and 0 <= value < len(labels):

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,17 @@ def write_together(
 def json_text(record: Any) -> str:
     """Plain data as JSON; infinite numbers become the text "inf"."""
     return json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table, numbers to the right of a first column of names.
+
+    >>> markdown_table(["who", "age"], [["a|b", "3"]])
+    ['| who | age |', '| --- | ---: |', '| a\\\\|b | 3 |']
+    """
+    safe = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *safe]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _plain(value: Any) -> Any:
