@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from sklearn.preprocessing import StandardScaler
 
 from uqsparse import bench
+from uqsparse.nn.training import train_epoch
 
 N_MEMBERS = 5
 Loss = Callable[[Float[Array, "n out"], Array], Float[Array, " n"]]
@@ -98,25 +99,27 @@ def _train_member(key: Array, x: Float[Array, "n d"], y: Array, n_outputs: int, 
     start, static = eqx.partition(network, eqx.is_array)
     optimiser = optax.adamw(plan.learning_rate, weight_decay=plan.weight_decay)
 
-    def mean_loss(parameters, rows):
-        return loss(jax.vmap(eqx.combine(parameters, static))(x[rows]), y[rows]).mean()
-
-    def step(state, rows):
-        parameters, moments = state
-        gradient = jax.grad(mean_loss)(parameters, rows)
-        updates, moments = optimiser.update(gradient, moments, parameters)
-        return (optax.apply_updates(parameters, updates), moments), None
+    def mean_loss(network, batch, key=None):
+        inputs, targets = batch
+        return loss(jax.vmap(network)(inputs), targets).mean()
 
     def epoch(carry, key):
-        state, best, lowest = carry
-        n_batches = max(1, len(kept) // plan.batch_size)
-        size = min(plan.batch_size, len(kept))
-        batches = jax.random.permutation(key, kept)[: n_batches * size].reshape(n_batches, size)
-        state, _ = jax.lax.scan(step, state, batches)
-        now = mean_loss(state[0], held_out)
+        (parameters, moments), best, lowest = carry
+        network, moments, _ = train_epoch(
+            key,
+            mean_loss,
+            optimiser,
+            eqx.combine(parameters, static),
+            moments,
+            (x, y),
+            batch_size=plan.batch_size,
+            rows=kept,
+        )
+        parameters = eqx.filter(network, eqx.is_array)
+        now = mean_loss(network, (x[held_out], y[held_out]))
         better = now < lowest
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state[0], best)
-        return (state, best, jnp.where(better, now, lowest)), None
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), parameters, best)
+        return ((parameters, moments), best, jnp.where(better, now, lowest)), None
 
     carry = ((start, optimiser.init(start)), start, jnp.inf)
     (_, best, _), _ = jax.lax.scan(epoch, carry, jax.random.split(key_epochs, plan.n_epochs))
