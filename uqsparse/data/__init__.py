@@ -8,24 +8,36 @@ from uqsparse.data.generators import (
     linear_gaussian_series,
     stochastic_volatility_series,
 )
+from uqsparse.data.known_probability_images import KnownProbabilityImages, known_probability_images
+from uqsparse.data.ordinal_draws import OrdinalDraw, dense_differences, sparse_differences
+from uqsparse.data.ordinal_tables import OrdinalTable, credit_data, fair, soup
 from uqsparse.data.series import Series, inflation, nile, sunspots, treasury_bill
 from uqsparse.data.tables import EightSchools, Table, breast_cancer, diabetes, digits, eight_schools
 
 __all__ = [
     "EightSchools",
     "HeteroscedasticRegression",
+    "KnownProbabilityImages",
+    "OrdinalDraw",
+    "OrdinalTable",
     "Series",
     "SimulatedSeries",
     "Table",
     "breast_cancer",
+    "credit_data",
+    "dense_differences",
     "diabetes",
     "digits",
     "eight_schools",
+    "fair",
     "heteroscedastic_regression",
     "inflation",
+    "known_probability_images",
     "linear_gaussian_series",
     "nile",
     "read_arrays",
+    "soup",
+    "sparse_differences",
     "stochastic_volatility_series",
     "sunspots",
     "treasury_bill",
