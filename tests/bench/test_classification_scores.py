@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 from uqsparse.bench.classification_scores import (
@@ -56,6 +57,17 @@ def test_a_confident_and_right_method_is_calibrated():
     assert np.isnan(bins.accuracy[0])
 
 
+@given(seeds, classes, st.integers(1, 20))
+def test_limits_of_the_accuracy_of_a_bin_are_those_of_scipy(seed, c, n_bins):
+    bins = reliability(*cases(seed, c), n_bins)
+    for b in range(n_bins):
+        limits = (0.0, 1.0)
+        if bins.count[b]:
+            hits = round(bins.accuracy[b] * bins.count[b])
+            limits = binomtest(hits, int(bins.count[b])).proportion_ci(0.95, "exact")
+        assert (bins.low[b], bins.high[b]) == pytest.approx(tuple(limits), abs=1e-9)
+
+
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     p = np.array([[0.75, 0.25], [0.6, 0.4], [1.0, 0.0]])
     assert reliability(p, np.zeros(3, dtype=int), 4).count.tolist() == [0, 0, 2, 1]
@@ -85,6 +97,10 @@ def test_a_row_of_scores():
     assert row["scores"]["coverage"] == pytest.approx(np.mean([sets[i, y[i]] for i in range(len(y))]))
     assert row["scores"]["size"] == pytest.approx(sets.sum() / len(y))
     assert sum(row["bins"]["count"]) == len(y)
+    assert all(
+        low < share < high or share in (low, high)
+        for share, low, high in zip(row["bins"]["accuracy"], row["bins"]["low"], row["bins"]["high"], strict=True)
+    )
 
 
 def test_an_impossible_outcome_costs_an_infinite_log_loss_without_a_warning():

@@ -1,6 +1,7 @@
-"""Scores of class probabilities, as plain NumPy functions.
+"""Scores of class probabilities for the leaderboards.
 
-Each score is one value per test point, so that a mean comes with its standard error.
+The scores are those of `uqsparse.bounds.calibration`. Each function imports them when it is called: they bring the
+libraries of the models with them, and whoever just starts a run or reads a report needs none of them.
 """
 
 from typing import NamedTuple
@@ -10,122 +11,83 @@ from jaxtyping import Bool, Float, Int
 
 Probabilities = Float[np.ndarray, "n c"]
 Labels = Int[np.ndarray, " n"]
+# Confidence of the intervals of reliability diagrams.
+BAND = 0.95
 
 
 class Reliability(NamedTuple):
     """How often the predicted class is right, by stated confidence.
 
     `confidence` and `accuracy` are means over the test points of a bin (NaN where it is empty); `count` is
-    their number.
+    their number; `low` and `high` are the exact 95% confidence limits of the accuracy of the bin by itself, 0 and 1
+    where it is empty.
     """
 
     confidence: Float[np.ndarray, " bins"]
     accuracy: Float[np.ndarray, " bins"]
     count: Int[np.ndarray, " bins"]
+    low: Float[np.ndarray, " bins"]
+    high: Float[np.ndarray, " bins"]
 
     @property
     def expected_calibration_error(self) -> float:
         """Mean over test points of |accuracy - confidence| of their bin, in [0, 1]."""
-        full = self.count > 0
-        gap = np.abs(self.accuracy[full] - self.confidence[full])
-        return float(gap @ self.count[full] / self.count.sum())
+        from uqsparse.bounds.calibration.binning import BinMeans
+
+        return BinMeans(self.confidence, self.accuracy, self.count).mean_distance("width")
 
 
 def as_probabilities(probabilities: np.ndarray, n: int, n_classes: int) -> Probabilities:
-    """Check class probabilities and remove the rounding of single precision from their sums.
-
-    Args:
-        probabilities: (n, n_classes), non-negative, rows summing to one within 1e-4.
-        n: the number of test points.
-        n_classes: the number of classes.
-
-    Returns:
-        The array as float64 with rows that sum to one.
+    """Class probabilities as float64 with rows that sum to one; see `bounds.calibration.class_scores`.
 
     Raises:
         ValueError: the shape is wrong, a value is NaN or negative, or a row does not sum to one.
     """
-    p = np.asarray(probabilities, dtype=np.float64)
-    if p.shape != (n, n_classes):
-        raise ValueError(f"probabilities have shape {p.shape}; expected (n_test, n_classes) = ({n}, {n_classes})")
-    if not np.isfinite(p).all() or p.min() < 0:
-        raise ValueError("probabilities have NaN, infinite or negative values")
-    total = p.sum(axis=1, keepdims=True)
-    worst = int(np.argmax(np.abs(total - 1)))
-    if abs(total[worst, 0] - 1) > 1e-4:
-        raise ValueError(f"probabilities of row {worst} sum to {total[worst, 0]:.6g}; expected 1")
-    return p / total
+    from uqsparse.bounds.calibration import class_scores
+
+    return class_scores.as_probabilities(probabilities, n, n_classes)
 
 
 def as_labels(y: np.ndarray) -> Labels:
-    """Check class labels.
-
-    Args:
-        y: (n,) whole numbers 0, 1, ..., K - 1.
-
-    Returns:
-        The labels as int64.
+    """Class labels 0, 1, ..., K - 1 as int64; see `bounds.calibration.class_scores`.
 
     Raises:
         ValueError: a label is negative or not a whole number.
     """
-    labels = np.asarray(y)
-    if labels.ndim != 1 or not np.array_equal(labels, labels.astype(np.int64)) or labels.min(initial=0) < 0:
-        raise ValueError("class labels must be whole numbers 0, 1, ..., K - 1 in one dimension")
-    return labels.astype(np.int64)
+    from uqsparse.bounds.calibration import class_scores
 
-
-def _checked(probabilities: np.ndarray, y: np.ndarray) -> tuple[Probabilities, Labels]:
-    labels = as_labels(y)
-    n_classes = np.asarray(probabilities).shape[-1] if np.ndim(probabilities) else 0
-    p = as_probabilities(probabilities, len(labels), n_classes)
-    if len(labels) and labels.max() >= n_classes:
-        raise ValueError(f"y has the label {labels.max()}; the probabilities are for {n_classes} classes")
-    return p, labels
+    return class_scores.as_labels(y)
 
 
 def brier(probabilities: Probabilities, y: Labels) -> Float[np.ndarray, " n"]:
-    """Multi-class Brier score: the squared distance between the probabilities and the one-hot outcome.
-
-    Args:
-        probabilities: (n, c), rows summing to one.
-        y: (n,) labels in 0, ..., c - 1.
-
-    Returns:
-        (n,) scores in [0, 2]; smaller is better.
+    """Multi-class Brier score of each test point, in [0, 2]; see `bounds.calibration.class_scores`.
 
     Raises:
         ValueError: shapes, labels or probabilities are not as stated.
-
-    Source: Brier (1950), "Verification of forecasts expressed in terms of probability", Eq. 2.
 
     >>> brier(np.array([[0.75, 0.25]]), np.array([0]))
     array([0.125])
     """
-    p, labels = _checked(probabilities, y)
-    return ((p - np.eye(p.shape[1])[labels]) ** 2).sum(axis=1)
+    from uqsparse.bounds.calibration.class_scores import brier_of_classes
+
+    return brier_of_classes(probabilities, y)
 
 
 def nll_class(probabilities: Probabilities, y: Labels) -> Float[np.ndarray, " n"]:
-    """Negative log probability of the outcome, in nats; infinite where an outcome was called impossible.
+    """Negative log probability of each outcome, in nats; see `bounds.calibration.class_scores`.
 
-    Args:
-        probabilities: (n, c), rows summing to one.
-        y: (n,) labels in 0, ..., c - 1.
-
-    Returns:
-        (n,) scores; smaller is better.
+    Infinite where an outcome was called impossible.
 
     Raises:
         ValueError: shapes, labels or probabilities are not as stated.
     """
-    p, labels = _checked(probabilities, y)
-    with np.errstate(divide="ignore"):
-        return -np.log(p[np.arange(len(labels)), labels])
+    from uqsparse.bounds.calibration.class_scores import nll_of_classes
+
+    return nll_of_classes(probabilities, y)
 
 
 def reliability(probabilities: Probabilities, y: Labels, n_bins: int = 15) -> Reliability:
-    """Confidence and accuracy of the predicted class in bins of equal width.
+    """Confidence and accuracy of the predicted class in bins of equal width, with exact limits of the accuracy.
 
     Its `expected_calibration_error` is the top-label variant with equal-width bins (a, b].
 
@@ -142,19 +104,17 @@ def reliability(probabilities: Probabilities, y: Labels, n_bins: int = 15) -> Re
 
     Source: Guo, Pleiss, Sun, Weinberger (2017), "On calibration of modern neural networks", Eq. 3.
     """
-    p, labels = _checked(probabilities, y)
-    if n_bins < 1:
-        raise ValueError(f"n_bins is {n_bins}; expected at least 1")
-    confidence = p.max(axis=1)
-    right = p.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
-    count = np.bincount(place, minlength=n_bins)
-    with np.errstate(invalid="ignore"):
-        return Reliability(
-            confidence=np.bincount(place, weights=confidence, minlength=n_bins) / count,
-            accuracy=np.bincount(place, weights=right, minlength=n_bins) / count,
-            count=count,
-        )
+    from uqsparse.bounds.calibration.binning import bin_means, bin_of
+    from uqsparse.bounds.calibration.class_scores import top_label
+    from uqsparse.bounds.calibration.reliability import bin_bands
+
+    confidence, right = top_label(probabilities, y)
+    means = bin_means(bin_of(confidence, n_bins, "width"), n_bins, confidence, right)
+    full = means.count > 0
+    hits = np.rint(means.observed[full] * means.count[full])
+    low, high = np.zeros(n_bins), np.ones(n_bins)
+    low[full], high[full] = bin_bands(hits, means.count[full], BAND)[0][:2]
+    return Reliability(means.predicted, means.observed, means.count, low, high)
 
 
 def highest_probability_sets(probabilities: Probabilities, level: float = 0.9) -> Bool[np.ndarray, "n c"]:

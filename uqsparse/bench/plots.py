@@ -68,12 +68,17 @@ class Ratio(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """One method's reliability diagram: mean confidence, accuracy and number of points of each full bin."""
+    """One method's reliability diagram: mean confidence, accuracy and number of points of each full bin.
+
+    `low` and `high` are the confidence limits of each accuracy.
+    """
 
     name: str
     confidence: Sequence[float]
     accuracy: Sequence[float]
     count: Sequence[int]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
 
 def _folded(name: str, width: int = 20) -> str:
@@ -273,6 +278,9 @@ def coverage_plot(
 def reliability_plot(methods: Sequence[Bins], name: str) -> str:
     """Reliability diagrams, one small panel a method: accuracy against confidence, area by number of points.
 
+    Vertical bars are the confidence limits of each accuracy, in the colour of a miss where they leave out the
+    confidence.
+
     Args:
         methods: at least one.
         name: a name for the plot that is unique in the page.
@@ -292,7 +300,9 @@ def reliability_plot(methods: Sequence[Bins], name: str) -> str:
         _plain_axes(axes, grid="both")
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         share = np.asarray(one.count) / np.sum(one.count)
-        axes.plot(one.confidence, one.accuracy, color=ACCENT, linewidth=1.2)
+        axes.plot(one.confidence, one.accuracy, color=ACCENT, linewidth=0.9, alpha=0.6)
+        for at, low, high in zip(one.confidence, one.low, one.high, strict=False):
+            axes.plot([at, at], [low, high], color=MUTED if low <= at <= high else BAD, linewidth=1.4, zorder=3)
         axes.scatter(one.confidence, one.accuracy, s=14 + 160 * share, color=ACCENT, alpha=0.75, linewidth=0)
         axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
         axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])

@@ -184,7 +184,8 @@ def _board_plots(task: str, kind: str, rows: list[EntryResult]) -> list[Drawn]:
         return drawn
     bins = [plots.Bins(row.details["method"], **row.details["bins"]) for row in own]
     svg = plots.reliability_plot(bins, f"{task} reliability")
-    caption = "Reliability: how often the predicted class is right; areas are shares of the test points"
+    caption = "Reliability: how often the predicted class is right; areas are shares of the test points, bars exact "
+    caption += "95% confidence intervals, in red where they leave out the diagonal"
     return [*drawn, Drawn(Markup(svg), caption, wide=True)]
 
 
