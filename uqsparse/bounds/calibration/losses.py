@@ -19,7 +19,7 @@ def cross_entropy(logits: Float[Array, " n"], targets: Float[Array, " n"]) -> Fl
         logits: log odds of label 1, shape (n,).
         targets: labels 0 and 1, or probabilities in between, shape (n,).
 
-    >>> float(cross_entropy(jnp.zeros(2), jnp.array([0.0, 1.0])).round(4))
+    >>> round(float(cross_entropy(jnp.zeros(2), jnp.array([0.0, 1.0]))), 4)
     0.6931
     """
     return jnp.mean(softplus(logits) - targets * logits)
