@@ -1,3 +1,42 @@
 """What a user fits: NumPyro models and scikit-learn estimators."""
 
-__all__: list[str] = []
+from uqsparse.models.bayesian_coresets import regression_coreset, weighted_plate
+from uqsparse.models.bayesian_presto import PrestoPosterior, RareProbability, bayesian_presto
+from uqsparse.models.channels import (
+    IRSLink,
+    IRSSetup,
+    normalised_error,
+    simulate_irs_link,
+    spectral_efficiency,
+    support_recovery_rate,
+)
+from uqsparse.models.kronecker_sbl import KroneckerSBL
+from uqsparse.models.kronecker_sbl_result import KroneckerSBLResult
+from uqsparse.models.ordinal_path import OrdinalPath, fit_ordinal_path
+from uqsparse.models.presto import PrestoClassifier
+from uqsparse.models.shrinkage_priors import horseshoe_global_scale, laplace, regularised_horseshoe
+from uqsparse.models.sparse_bayes import SparseBayesianRegression, sparse_bayesian_model
+
+__all__ = [
+    "IRSLink",
+    "IRSSetup",
+    "KroneckerSBL",
+    "KroneckerSBLResult",
+    "OrdinalPath",
+    "PrestoClassifier",
+    "PrestoPosterior",
+    "RareProbability",
+    "SparseBayesianRegression",
+    "bayesian_presto",
+    "fit_ordinal_path",
+    "horseshoe_global_scale",
+    "laplace",
+    "normalised_error",
+    "regression_coreset",
+    "regularised_horseshoe",
+    "simulate_irs_link",
+    "sparse_bayesian_model",
+    "spectral_efficiency",
+    "support_recovery_rate",
+    "weighted_plate",
+]

@@ -11,8 +11,11 @@ from uqsparse.solvers.coresets import (
     sampling_probabilities,
     total_sensitivity,
 )
+from uqsparse.solvers.evidence import EvidenceRun, maximise_evidence
 from uqsparse.solvers.moments import EnclosingBall, MomentBound, MomentSDP
 from uqsparse.solvers.polynomials import Polynomial, PolynomialRing, variables
+from uqsparse.solvers.proximal_newton import PenalisedPath, SmoothLoss, proximal_newton_path
+from uqsparse.solvers.regularised_loss import Minimum, RegularisedLoss, minimise
 from uqsparse.solvers.row_scores import (
     LewisWeights,
     SensitivityBrackets,
@@ -22,6 +25,8 @@ from uqsparse.solvers.row_scores import (
     sensitivity_brackets,
 )
 from uqsparse.solvers.safe_bound import EmptinessCertificate, SafeBound, prove_empty, safe_bound
+from uqsparse.solvers.sparse_bayes import SparsePosterior, sparse_bayes
+from uqsparse.solvers.support_function import SupportFunction, support_function
 
 __all__ = [
     "Cone",
@@ -30,20 +35,30 @@ __all__ = [
     "Distortion",
     "EmptinessCertificate",
     "EnclosingBall",
+    "EvidenceRun",
     "LewisWeights",
+    "Minimum",
     "MomentBound",
     "MomentSDP",
+    "PenalisedPath",
     "Polynomial",
     "PolynomialRing",
+    "RegularisedLoss",
     "RowSample",
     "SafeBound",
     "SensitivityBrackets",
+    "SmoothLoss",
+    "SparsePosterior",
+    "SupportFunction",
     "TotalSensitivity",
     "embedding_distortion",
     "leverage_scores",
     "lewis_weights",
     "linear_matrix_inequality",
+    "maximise_evidence",
+    "minimise",
     "prove_empty",
+    "proximal_newton_path",
     "row_scores",
     "safe_bound",
     "sample_rows",
@@ -51,6 +66,8 @@ __all__ = [
     "sampling_probabilities",
     "sensitivity_brackets",
     "solve_conic",
+    "sparse_bayes",
+    "support_function",
     "total_sensitivity",
     "variables",
 ]
