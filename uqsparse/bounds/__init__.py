@@ -1,6 +1,6 @@
 """What can be guaranteed: prediction sets, worst-case bounds, calibration."""
 
-from uqsparse.bounds import scores
+from uqsparse.bounds import calibration, scores
 from uqsparse.bounds.asymmetric import AsymmetricQuantile
 from uqsparse.bounds.conformal import Calibrated, SplitConformal, conformal_quantile
 from uqsparse.bounds.conformal_bayes import ConformalBayes
@@ -12,7 +12,9 @@ from uqsparse.bounds.exchangeability import exchangeability_martingale
 from uqsparse.bounds.guarantee import Guarantee
 from uqsparse.bounds.keypoint_regions import Detections, KeypointRegions
 from uqsparse.bounds.keypoints import KeypointConformal
+from uqsparse.bounds.loss_level import LossLevel
 from uqsparse.bounds.mondrian import CalibratedGroups, MondrianConformal
+from uqsparse.bounds.multiplicity import RashomonSet
 from uqsparse.bounds.online import AdaptiveConformal
 from uqsparse.bounds.pose import PoseUncertaintySet
 from uqsparse.bounds.pose_regions import PoseBall, PoseEllipsoid
@@ -20,12 +22,14 @@ from uqsparse.bounds.pose_relaxation import CertifiedBound
 from uqsparse.bounds.predictive_densities import GaussianMixture, GridDensity
 from uqsparse.bounds.predictive_draws import PredictiveDraws
 from uqsparse.bounds.predictive_systems import PredictiveSystem
+from uqsparse.bounds.rashomon_results import Ambiguity, Discrepancy, RashomonCapacity, RashomonSample, ViableRange
 from uqsparse.bounds.regions import Boxes, Intervals, IntervalUnions, LabelSets, Region
 from uqsparse.bounds.risk_control import conformal_risk_control
 from uqsparse.bounds.worst_slab import worst_slab_coverage
 
 __all__ = [
     "AdaptiveConformal",
+    "Ambiguity",
     "AsymmetricQuantile",
     "Boxes",
     "CVPlus",
@@ -35,6 +39,7 @@ __all__ = [
     "ConformalBayes",
     "ConformalDistribution",
     "Detections",
+    "Discrepancy",
     "GaussianMixture",
     "GridDensity",
     "Guarantee",
@@ -43,15 +48,21 @@ __all__ = [
     "KeypointConformal",
     "KeypointRegions",
     "LabelSets",
+    "LossLevel",
     "MondrianConformal",
     "PoseBall",
     "PoseEllipsoid",
     "PoseUncertaintySet",
     "PredictiveDraws",
     "PredictiveSystem",
+    "RashomonCapacity",
+    "RashomonSample",
+    "RashomonSet",
     "Region",
     "SplitConformal",
+    "ViableRange",
     "WeightedConformal",
+    "calibration",
     "conformal_quantile",
     "conformal_risk_control",
     "coverage",
