@@ -22,4 +22,10 @@ def test_code_in_page_runs(page, tmp_path, monkeypatch):
 
 def test_pages_of_the_guide_have_code():
     pages = {"index", "tempered-smc", "nuts", "state-space", "checks", "diagnostics", "benchmarks"}
-    assert {page.stem for page in PAGES} >= pages | {"conformal", "constrained", "llama", "pose"}
+    assert {page.stem for page in PAGES} >= pages | {"conformal", "constrained", "llama", "pose"} | {
+        "calibration",
+        "coresets",
+        "multiplicity",
+        "presto",
+        "sparse_bayes",
+    }

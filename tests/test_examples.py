@@ -32,13 +32,18 @@ def test_the_examples_are_there():
     assert {path.stem for path in EXAMPLES} >= {
         "bimodal_evidence",
         "bring_your_own_method",
+        "calibrated_probabilities",
         "conformal_bayes",
         "constrained_generation",
+        "coreset",
         "covariate_shift",
         "eight_schools",
+        "irs_channel",
         "logistic_regression",
         "pose_end_to_end",
+        "presto",
         "reversible_jump",
+        "sparse_bayes",
         "state_space",
         "validated_inference",
     }

@@ -181,6 +181,54 @@ SYSTEMS: tuple[System, ...] = (
         "Jansson, Chaykin & Keil (2008), Rigorous error bounds for the optimal value in semidefinite programming",
     ),
     System(
+        "PRESTO",
+        "uqsparse.models.presto",
+        "Probabilities of a rare event that ends ordered stages: a certified lasso path, and a Bayesian version",
+        "Faletto & Bien (2023), Predicting rare events by shrinking towards proportional odds",
+    ),
+    System(
+        "Predictive multiplicity",
+        "uqsparse.bounds.multiplicity",
+        "What all near-optimal models say about each person: certified ranges, ambiguity, discrepancy, capacity",
+        "Watson-Daniels, Parkes & Ustun (2023), Predictive multiplicity in probabilistic classification; "
+        "Hsu & Calmon (2022), Rashomon capacity",
+    ),
+    System(
+        "Support functions of sublevel sets",
+        "uqsparse.solvers.support_function",
+        "Largest linear functionals over all parameters of small loss, many at once, each with a dual bound; exact "
+        "profile-likelihood intervals",
+        "Boyd & Vandenberghe (2004), Convex optimization, chapter 5",
+    ),
+    System(
+        "Calibrated probabilities",
+        "uqsparse.bounds.calibration",
+        "Calibration metrics that state their bins, reliability curves with exact bands, recalibrators, CaPE training",
+        "Liu, Kaku, Zhu, Leibovich, Mohan et al. (2022), Deep probability estimation; "
+        "Dimitriadis, Dümbgen, Henzi, Puke & Ziegel (2023), Honest calibration assessment for binary outcomes",
+    ),
+    System(
+        "Sparse Bayesian learning",
+        "uqsparse.models.sparse_bayes",
+        "Sparse linear regression with error bars by evidence maximisation: EM, MacKay, MM and fast updates",
+        "Tipping (2001), Sparse Bayesian learning and the relevance vector machine; "
+        "Tipping & Faul (2003), Fast marginal likelihood maximisation for sparse Bayesian models",
+    ),
+    System(
+        "Kronecker sparse Bayesian learning",
+        "uqsparse.models.kronecker_sbl",
+        "Sparse tensors seen through Kronecker dictionaries that are never formed; IRS-MIMO channels",
+        "He & Joseph (2024), Bayesian algorithms for Kronecker-structured sparse vector recovery with application to "
+        "IRS-MIMO channel estimation",
+    ),
+    System(
+        "l_p row sampling",
+        "uqsparse.solvers.row_scores",
+        "Certified sensitivities, Lewis weights and leverage; weighted samples of rows in uqsparse.solvers.coresets",
+        "Woodruff & Yasuda (2023), Sharper bounds for l_p sensitivity sampling; "
+        "Cohen & Peng (2015), l_p row sampling by Lewis weights",
+    ),
+    System(
         "Hit-and-run",
         "uqsparse.inference.hit_and_run",
         "Uniform draws from a set that is known by its membership test, rotations included",

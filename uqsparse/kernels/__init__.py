@@ -1,7 +1,9 @@
 """Compiled array functions: arrays in, arrays out, safe under `jit`, `vmap` and `grad`."""
 
+from uqsparse.kernels.kronecker import KroneckerOperator
 from uqsparse.kernels.namespaces import array_namespace, is_traced
 from uqsparse.kernels.noise import random_bits, standard_normal, uniform
+from uqsparse.kernels.ordinal import ordinal_nll, ordinal_probabilities
 from uqsparse.kernels.quantiles import (
     conformal_rank,
     order_statistic,
@@ -17,8 +19,10 @@ from uqsparse.kernels.resampling import (
     stratified,
     systematic,
 )
+from uqsparse.kernels.thresholding import soft_threshold
 
 __all__ = [
+    "KroneckerOperator",
     "array_namespace",
     "conditional_effective_sample_size",
     "conformal_rank",
@@ -26,9 +30,12 @@ __all__ = [
     "is_traced",
     "multinomial",
     "order_statistic",
+    "ordinal_nll",
+    "ordinal_probabilities",
     "random_bits",
     "rank_pvalue",
     "residual",
+    "soft_threshold",
     "standard_normal",
     "stratified",
     "systematic",

@@ -7,6 +7,7 @@ from uqsparse.nn.llama import KVCache, Llama
 from uqsparse.nn.llama_config import LlamaConfig
 from uqsparse.nn.llama_decoding import LlamaDecoder
 from uqsparse.nn.safetensors_files import load_safetensors
+from uqsparse.nn.training import Plateau, Training, train_epoch, train_keeping_best
 
 __all__ = [
     "HeatmapNetwork",
@@ -15,9 +16,13 @@ __all__ = [
     "Llama",
     "LlamaConfig",
     "LlamaDecoder",
+    "Plateau",
+    "Training",
     "compile_blocks",
     "heatmaps",
     "load_gguf",
     "load_safetensors",
+    "train_epoch",
     "train_heatmap_network",
+    "train_keeping_best",
 ]
