@@ -44,5 +44,5 @@ def test_largest_penalty_is_where_cvxpy_lets_a_feature_in():
 def test_scores_of_certain_predictions_stay_finite():
     rare = np.array([True, False])
     assert log_loss(np.array([1.0, 0.0]), rare) < 1e-11
-    assert 20 < log_loss(np.array([0.0, 0.0]), rare) < 30
+    assert log_loss(np.array([0.0, 0.0]), rare) == pytest.approx(-np.log(1e-12) / 2)
     assert area_under_curve(np.array([0.9, 0.1]), rare) == 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 from scipy.stats import chi2
 from sklearn.exceptions import NotFittedError
@@ -257,6 +258,40 @@ def test_results_say_which_models_count_and_become_json(fitted):
         assert plain["level"]["tolerance"] == "relative"
     persons_table = results[0].to_dict()["persons"]
     assert {len(column) for column in persons_table.values()} == {N}
+
+
+def test_levels_are_what_the_tolerance_says():
+    X, y = coins()
+    relative = RashomonSet(epsilon=0.05).fit(X, y).level_
+    absolute = RashomonSet(epsilon=0.05, tolerance="absolute").fit(X, y).level_
+    design = np.column_stack([np.ones(N), X])
+    least = minimize(
+        lambda w: np.logaddexp(0, -(2 * y - 1) * (design @ w)).mean() + 5e-4 * w[1:] @ w[1:], np.zeros(3)
+    ).fun
+    assert relative.level == pytest.approx(1.05 * least, abs=1e-8)
+    assert absolute.level == pytest.approx(0.05 + least, abs=1e-8)
+
+
+def test_persons_with_equal_features_count_each():
+    X, y = coins()
+    X = np.concatenate([X[:60], np.repeat(X[:1], 20, axis=0)])
+    fitted = RashomonSet(epsilon=0.05).fit(X, y)
+    found = fitted.viable_range()
+    shift = found.width[0] / 3
+    moved = (found.upper >= found.risk + shift) | (found.lower <= found.risk - shift)
+    assert 0 < moved.mean() < 1
+    assert fitted.ambiguity(shift).lower == pytest.approx(moved.mean())
+    discrepancy = fitted.discrepancy(shift, time_limit=5)
+    assert discrepancy.status == "proved"
+    assert discrepancy.lower == (abs(fitted.risk(X, discrepancy.model) - found.risk) >= shift - 1e-12).mean()
+
+
+def test_ordinal_risks_are_of_the_last_class(others):
+    X, sets = others
+    rng, _, score = persons(1)
+    rng.normal(size=N), rng.poisson(np.exp(score / 2))
+    share = (score + rng.logistic(size=N) >= 1.5).mean()
+    assert sets["ordinal"].risk(X).mean() == pytest.approx(share, abs=0.02)
 
 
 def test_shifts_beyond_all_risks_move_nobody(fitted):

@@ -7,8 +7,11 @@ import warnings
 import arviz
 import jax
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
+from numpyro.infer.util import log_density
 from scipy import stats
 from scipy.special import expit, log_expit
 
@@ -153,6 +156,27 @@ def test_horseshoe_starts_at_the_penalised_fit(draw):
     np.testing.assert_allclose(trace["first"]["value"], psi[:1], rtol=1e-5)
     np.testing.assert_allclose(trace["differences"]["value"], psi[1:], rtol=1e-5)
     assert set(trace) >= {"differences_global", "differences_local", "differences_slab", "y"}
+
+
+def test_moved_model_has_the_density_of_the_definition(draw):
+    X = (draw.X - draw.X.mean(axis=0)) / draw.X.std(axis=0)
+    start = penalised_start(X, draw.y, np.array([-0.2, 1.7]), np.array([[0.4], [-0.3]]), np.ones((2, 1)))
+    model = functools.partial(
+        presto_model,
+        n_classes=3,
+        first_prior=lambda name, shape: numpyro.sample(name, dist.Normal(np.zeros(shape), FIRST_SCALE).to_event(2)),
+        difference_prior=functools.partial(laplace, scale=1 / (len(draw.y) * PENALTY)),
+    )
+    moved = started_model(model, start)
+    density = jax.jit(lambda step: log_density(moved, (X, draw.y), {}, {"step": step})[0])
+    steps = np.random.default_rng(0).normal(size=(5, 4))
+    free = np.array([-0.2, np.log(1.9), 0.4, -0.3]) + 0.5 * steps @ start.factor.T
+    theta = np.column_stack([free[:, 0], free[:, 0] + np.exp(free[:, 1]), free[:, 2:]])
+    # Uniform in the intercepts is exp(log increment) in the coordinate that is drawn.
+    expected = _log_posterior(theta, draw.X, draw.y) + free[:, 1]
+    found = np.array([density(step) for step in steps])
+    np.testing.assert_allclose(found - found[0], expected - expected[0], atol=2e-3)
+    assert np.ptp(expected) > 1
 
 
 def _inverse_hessian(X, y, intercepts, psi, scale):

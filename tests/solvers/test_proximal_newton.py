@@ -177,7 +177,7 @@ def test_two_classes_are_the_lasso_logistic():
     np.testing.assert_allclose(-found.w[0], [*peer.intercept_, *peer.coef_[0]], atol=1e-5)
 
 
-@given(st.integers(0, 2**31), st.sampled_from([1e-3, 0.1, 1.0]), st.sampled_from([0.0, 0.5]), st.booleans())
+@given(st.integers(0, 2**31), st.sampled_from([1e-5, 0.1, 1.0]), st.sampled_from([0.0, 0.5]), st.booleans())
 def test_the_bound_is_below_the_optimum_from_anywhere(loss, seed, spread, ridge, first):
     """Also with coordinates of no penalty, where the dual point has to be balanced."""
     path = path_of(loss, [0.5, 0.1, 0.01], float(first), ridge)
@@ -187,7 +187,7 @@ def test_the_bound_is_below_the_optimum_from_anywhere(loss, seed, spread, ridge,
     if np.isfinite(value(loss, w)):
         bound = float(lower_bound(loss, w, l1, l2))
         assert bound <= float(path.objective[1]) + 1e-12
-        if spread == 1e-3:
+        if spread == 1e-5:
             assert float(path.objective[1]) - bound < 1e-2
 
 
@@ -256,7 +256,7 @@ def test_working_sets_find_the_same_path_and_the_same_gap():
     X /= X.std(0)
     loss, scale = loss_of(X, y), factors(p=12)
     start = null_point(loss)
-    lambdas = largest_penalty(derivatives(loss, start)[1], scale) * jnp.array([0.2, 0.15, 0.12])
+    lambdas = largest_penalty(derivatives(loss, start)[1], scale) * jnp.array([0.05, 0.04, 0.03])
     whole = proximal_newton_path(loss, start, lambdas, scale)
     parts = working_set_path(loss, start, lambdas, scale, 0 * scale)
     assert parts.converged.all()

@@ -162,6 +162,24 @@ def test_the_certificate_is_a_bound_at_any_point_and_multiplier(solved, kind, l2
                 assert (np.asarray(scores.upper) < found.value + 1.0).all()
 
 
+def test_the_ridge_alone_bounds_a_coordinate_without_data():
+    # The last coordinate costs mu / 2 w^2 and nothing else, so that its part of the certificate has no slack.
+    design = X * [1.0, 1.0, 1.0, 0.0]
+    loss = RegularisedLoss(design, RESPONSES["squared"], WEIGHTS, np.array([0.0, 0.02, 0.02, 0.02]), "squared")
+    minimum = minimise(loss)
+    level = minimum.value + 0.05
+    x = np.tile([[1.0, 0.5, -1.0, 2.0]], (13, 1))
+    found = support_function(loss, level, x)
+    points = found.points + np.linspace(-1.0, 1.0, 13)[:, None] * [0.0, 0.0, 0.0, 1.0]
+    with jax.enable_x64(True):
+        t = jnp.ones(13)
+        start = Ascent(jnp.array(points), t, t, t)
+        scores = certify("squared", sublevel_set(loss, level, minimum.w, minimum.value), jnp.array(x), start)
+    upper = np.asarray(scores.upper)
+    assert (upper >= found.value).all()
+    np.testing.assert_allclose(upper, found.value, rtol=1e-8)
+
+
 @given(st.integers(1, 3), st.floats(1e-4, 3.0), st.booleans())
 def test_bounds_enclose_the_exact_maximum(ones, rise, poisson):
     # One coefficient, four rows: the maximum is a root, found here in extended precision.

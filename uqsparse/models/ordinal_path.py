@@ -27,6 +27,8 @@ LEAST_CLASSES = 3
 MOST_DENSE = 300
 # A penalty under which nothing that is penalised is other than zero.
 HUGE = 1e8
+# Numbers of rows up to which tables are filled up: compiling takes far longer than solving for these.
+_SHARED_SIZES = (512, 1024)
 # The l1 share that sets the largest penalty of a (nearly) pure ridge, which has none of its own.
 _LEAST_L1 = 1e-3
 
@@ -244,7 +246,7 @@ def solve_path(
 def compiled_loss(problem: OrdinalProblem) -> OrdinalLoss:
     """The loss, in double precision; small tables are filled up with rows of weight 0 so that programs are shared."""
     n = len(problem.y)
-    fill = max(64, 1 << (n - 1).bit_length()) - n if n <= 1024 else 0
+    fill = next((size - n for size in _SHARED_SIZES if n <= size), 0)
     X = np.concatenate([problem.X, np.zeros((fill, problem.X.shape[1]))])
     y, weights = np.append(problem.y, np.zeros(fill, int)), np.append(problem.weights, np.zeros(fill))
     return ordinal_loss(X, y, weights, problem.n_classes)

@@ -48,7 +48,7 @@ def horseshoe_global_scale(n_coefs: int, n_nonzero: float, n: int, noise_scale: 
             the same curvature: 2 for a balanced logistic regression.
 
     Returns:
-        `n_nonzero / n_coefs * noise_scale / sqrt(n)`.
+        `n_nonzero / (n_coefs - n_nonzero) * noise_scale / sqrt(n)`.
 
     Raises:
         ValueError: if an argument is out of range.

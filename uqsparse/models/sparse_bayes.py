@@ -51,9 +51,9 @@ class SparseBayesianRegression(RegressorMixin, BaseEstimator):
     Source: Tipping (2001), Sparse Bayesian learning and the relevance vector machine, JMLR 1; Tipping & Faul (2003),
     Fast marginal likelihood maximisation for sparse Bayesian models, AISTATS.
 
-    >>> X = np.random.default_rng(0).normal(size=(50, 10))
-    >>> SparseBayesianRegression().fit(X, 3 * X[:, 2] + 0.01 * X[:, 0]).coef_[2].round(3)
-    np.float64(3.0)
+    >>> X = np.random.default_rng(0).normal(size=(51, 10))
+    >>> SparseBayesianRegression(noise_variance=0.01).fit(X, 3 * X[:, 2] + 0.1 * np.cos(range(51))).support_[0]
+    np.int64(2)
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SparseBayesianRegression(RegressorMixin, BaseEstimator):
         *,
         fit_intercept: bool = True,
         noise_variance: float | None = None,
-        tol: float = 1e-3,
+        tol: float = 2e-3,
         max_iter: int = 300,
         prune: float = 1e-4,
     ):
@@ -102,7 +102,7 @@ class SparseBayesianRegression(RegressorMixin, BaseEstimator):
         _refuse_empty(scales, means, target, middle, self.fit_intercept)
         columns /= scales
         if self.fit_intercept:
-            columns, target = _contrasts(columns), _contrasts(target)
+            columns, target = _contrasts_in_place(columns), _contrasts_in_place(target)
         found = sparse_bayes(
             columns,
             target,
@@ -229,6 +229,7 @@ def _refuse_empty(
         raise ValueError(f"y is {what}: there is nothing to explain")
 
 
-def _contrasts(centred: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n_less_1 ..."]:
+def _contrasts_in_place(centred: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n_less_1 ..."]:
     """Coordinates in an orthonormal basis of the space without means: rows 2 to n of a Householder reflection."""
-    return centred[1:] + centred[0] / (math.sqrt(len(centred)) - 1)
+    centred[1:] += centred[0] / (math.sqrt(len(centred)) - 1)
+    return centred[1:]

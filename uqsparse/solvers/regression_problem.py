@@ -55,8 +55,8 @@ def regression_problem(dictionary: Num[ArrayLike, "n p"], y: Num[ArrayLike, " n"
         ValueError: a shape does not fit, a value is NaN or infinite, y or a column is zero.
         TypeError: entries are not numbers.
 
-    >>> regression_problem([[1.0], [1.0]], [1.0, 3.0]).energy.round(6)
-    np.float64(2.0)
+    >>> round(regression_problem([[1.0], [1.0]], [1.0, 3.0]).energy, 6)
+    2.0
     """
     columns, observed = _numbers("dictionary", dictionary), _numbers("y", y)
     if columns.ndim != 2 or not columns.size:

@@ -108,7 +108,7 @@ def certify(kind: LossKind, region: SublevelSet, x: Float[Array, "b d"], found: 
     # Feasible: L is convex on the segment from w_0, so that it lies below its chord.
     room = safe_level - middle.value - middle.value_error
     excess = jnp.maximum(here.value - safe_level, 0.0)
-    share = jnp.ones_like(excess)
+    share = jnp.where(excess > 0, (1 - 8 * _UNIT) * room / (room + excess), 1.0)
     share = jnp.where((room > 0) & jnp.isfinite(here.value), share, 0.0)
     points = jnp.where(share[:, None] == 1, w, region.center + share[:, None] * (w - region.center))
     score_error = (d + 2) * _UNIT * (abs(x) * abs(points)).sum(axis=1)

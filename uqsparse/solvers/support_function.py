@@ -163,7 +163,7 @@ class _Program:
         n = len(directions)
         value, upper, n_iter = np.zeros(n), np.zeros(n), np.zeros(n, dtype=np.int64)
         points = np.tile(self.center, (n, 1))
-        converged = ~moving
+        converged = np.asarray(~moving)
         if moving.any():
             scores, iterations = self._solve_all(directions[moving])
             value[moving], upper[moving], points[moving] = scores.value, scores.upper, scores.points

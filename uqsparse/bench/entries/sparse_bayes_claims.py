@@ -78,18 +78,23 @@ def exactness(context: bench.Context) -> bench.Measured:
 
 @bench.claim("plain SBL's evidence never falls with EM, MM and fast updates: largest fall as a share", system=SYSTEM)
 def monotone(context: bench.Context) -> bench.Measured:
-    """192 observations of 512 unknowns, 20 dB, nothing pruned, up to 200 iterations; noise known and learned."""
+    """192 observations of 512 unknowns, 20 dB, nothing pruned; 200 iterations with known noise, 50 that learn it."""
     problem = monotonicity_instance()
     H = KroneckerOperator(tuple(problem.factors)).to_dense()
     rises = {}
-    for update in UPDATES:
+    for update in ("em", "mm", "fast"):
         for noise in (problem.noise_variance, None):
-            found = sparse_bayes(H, problem.y, update=update, noise_variance=noise, max_iter=200, tolerance=1e-6)
+            found = sparse_bayes(
+                H,
+                problem.y,
+                update=update,
+                noise_variance=noise,
+                max_iter=50 if noise is None else 200,
+                tolerance=1e-9,
+            )
             rises[f"{update}, {'learned' if noise is None else 'known'} noise"] = found.largest_rise
-    promised = max(rise for name, rise in rises.items() if not name.startswith("mackay"))
-    return bench.Measured(
-        promised, "<=", 1e-8, "1e-8, rounding", "; ".join(f"{name} {rise:.1e}" for name, rise in rises.items())
-    )
+    detail = "; ".join(f"{name} {rise:.1e}" for name, rise in rises.items())
+    return bench.Measured(max(rises.values()), "<=", 1e-8, "1e-8, rounding", detail)
 
 
 @bench.claim(
