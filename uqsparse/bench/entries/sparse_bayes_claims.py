@@ -98,7 +98,9 @@ def monotone(context: bench.Context) -> bench.Measured:
 
 
 @bench.claim(
-    "plain SBL learns the noise of 192 observations of 512 unknowns: distance of its share from 1", system=SYSTEM
+    "plain SBL learns the noise of 192 observations of 512 unknowns: distance of its share from 1",
+    system=SYSTEM,
+    quick=False,
 )
 def noise(context: bench.Context) -> bench.Measured:
     """The instance of the monotonicity claim, pruning at 1e-4."""
