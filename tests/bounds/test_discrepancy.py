@@ -203,8 +203,8 @@ def test_conflicts_are_true():
     up = models @ problem.X.T >= problem.above
     for conflict in search.conflicts:
         assert not up[:, conflict.rising].all(1).any()
-    best = max(up.sum(1))
-    assert search.lower <= best + 3  # the model that is left is a good one
+    # the persons that are left are moved by a model
+    assert search.lower >= up.sum(1).max() / 2 > 0
 
 
 @pytest.mark.parametrize(

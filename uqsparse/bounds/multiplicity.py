@@ -303,9 +303,12 @@ class RashomonSet:
         else:
             raise ValueError(f"method must be 'hit-and-run' or 'nuts', got {method!r}")
         losses = self.training_loss(models)
-        while (outside := losses > level).any():  # by rounding, at the boundary
-            models = np.where(outside[..., None], self.coef_ + (1 - 1e-9) * (models - self.coef_), models)
-            losses = self.training_loss(models)
+        for shrink in (1e-12, 1e-9, 1e-6):  # at the boundary two ways of rounding differ
+            outside = losses > level
+            models = np.where(outside[..., None], self.coef_ + (1 - shrink) * (models - self.coef_), models)
+            losses = np.where(outside, self.training_loss(models), losses)
+        if (losses > level).any():
+            raise RuntimeError(f"{(losses > level).sum()} of the models drawn lie outside the set")
         return RashomonSample(models, losses, method, share, self.level_)
 
     def epsilon_for_mass(
