@@ -194,7 +194,7 @@ SYSTEMS: tuple[System, ...] = (
         "Hsu & Calmon (2022), Rashomon capacity",
     ),
     System(
-        "Support functions of sublevel sets",
+        "Support functions",
         "uqsparse.solvers.support_function",
         "Largest linear functionals over all parameters of small loss, many at once, each with a dual bound; exact "
         "profile-likelihood intervals",
@@ -215,7 +215,7 @@ SYSTEMS: tuple[System, ...] = (
         "Tipping & Faul (2003), Fast marginal likelihood maximisation for sparse Bayesian models",
     ),
     System(
-        "Kronecker sparse Bayesian learning",
+        "Kronecker dictionaries",
         "uqsparse.models.kronecker_sbl",
         "Sparse tensors seen through Kronecker dictionaries that are never formed; IRS-MIMO channels",
         "He & Joseph (2024), Bayesian algorithms for Kronecker-structured sparse vector recovery with application to "
