@@ -25,7 +25,7 @@ from uqsparse.models.presto import fit_ordinal_path
 from uqsparse.models.presto_start import horseshoe_start, penalised_start, started_model
 from uqsparse.models.shrinkage_priors import laplace, regularised_horseshoe
 
-PENALTY, FIRST_SCALE = 0.02, 1.5
+PENALTY, FIRST_SCALE = 0.06, 1.5
 NEW = np.array([[-0.8], [0.0], [0.9]])
 
 
@@ -81,6 +81,10 @@ def test_posterior_is_that_of_the_definition(draw, posterior):
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
     assert 1 / (weights**2).sum() > 5000
+    mean = weights @ theta
+    sd = np.sqrt(weights @ (theta - mean) ** 2)
+    np.testing.assert_array_less(abs(draws.mean(axis=0) - mean), 0.3 * sd)
+    np.testing.assert_allclose(draws.std(axis=0), sd, rtol=0.3)
     x = (NEW - draw.X.mean(axis=0)) / draw.X.std(axis=0)
     rare = expit(-(theta[:, 1:2] + (theta[:, 2:3] + theta[:, 3:]) * x.T))
     ours = posterior.rare_probability(NEW)
