@@ -14,8 +14,9 @@ from uqsparse.solvers.coresets import (
 from uqsparse.solvers.evidence import EvidenceRun, maximise_evidence
 from uqsparse.solvers.moments import EnclosingBall, MomentBound, MomentSDP
 from uqsparse.solvers.polynomials import Polynomial, PolynomialRing, variables
+from uqsparse.solvers.profile_likelihood import ProfileInterval, profile_likelihood_interval
 from uqsparse.solvers.proximal_newton import PenalisedPath, SmoothLoss, proximal_newton_path
-from uqsparse.solvers.regularised_loss import Minimum, RegularisedLoss, minimise
+from uqsparse.solvers.regularised_loss import Minimum, RegularisedLoss, minimise, ordinal_directions, ordinal_loss
 from uqsparse.solvers.row_scores import (
     LewisWeights,
     SensitivityBrackets,
@@ -43,6 +44,7 @@ __all__ = [
     "PenalisedPath",
     "Polynomial",
     "PolynomialRing",
+    "ProfileInterval",
     "RegularisedLoss",
     "RowSample",
     "SafeBound",
@@ -57,6 +59,9 @@ __all__ = [
     "linear_matrix_inequality",
     "maximise_evidence",
     "minimise",
+    "ordinal_directions",
+    "ordinal_loss",
+    "profile_likelihood_interval",
     "prove_empty",
     "proximal_newton_path",
     "row_scores",
