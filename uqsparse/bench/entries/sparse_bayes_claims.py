@@ -76,7 +76,9 @@ def exactness(context: bench.Context) -> bench.Measured:
     return bench.Measured(worst, "<=", 1e-8, "dense linear algebra", "30 x 80 and 80 x 30, four updates")
 
 
-@bench.claim("plain SBL's evidence never falls with EM, MM and fast updates: largest fall as a share", system=SYSTEM)
+@bench.claim(
+    "plain SBL's evidence never falls with EM, MM and fast updates: largest fall as a share", system=SYSTEM, quick=False
+)
 def monotone(context: bench.Context) -> bench.Measured:
     """192 observations of 512 unknowns, 20 dB, nothing pruned; 200 iterations with known noise, 50 that learn it."""
     problem = monotonicity_instance()
