@@ -25,6 +25,8 @@ def test_log_densities_inside_are_multiplied_by_the_weights():
     weights = np.array([1.0, 2.5, 0.5])
     with jax.enable_x64(True):
         found = log_density(model, (weights,), {}, {"slope": 0.3})[0]
+        traced = jax.jit(lambda w: log_density(model, (w,), {}, {"slope": 0.3})[0])(weights)
+    assert float(traced) == pytest.approx(float(found))
     rows = stats.norm(0.3 * X[:3, 0], 1.0).logpdf(Y[:3])
     assert float(found) == pytest.approx(weights @ rows + stats.norm(0, 10).logpdf(0.3))
 

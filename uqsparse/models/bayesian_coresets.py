@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpyro
 from jaxtyping import Array, ArrayLike, Float
 from numpyro import handlers
 
+from uqsparse.kernels.namespaces import is_traced
 from uqsparse.solvers.coresets import RowSample, sample_rows
 from uqsparse.solvers.row_scores import Scheme, leverage_scores, row_scores
 
@@ -23,7 +24,7 @@ def weighted_plate(name: str, weights: Float[ArrayLike, " n"], dim: int = -1) ->
 
     Args:
         name: of the plate.
-        weights: positive, shape (n,).
+        weights: positive, shape (n,); traced ones are taken as they are.
         dim: axis of the plate, negative.
 
     Yields:
@@ -37,11 +38,12 @@ def weighted_plate(name: str, weights: Float[ArrayLike, " n"], dim: int = -1) ->
     ...     with weighted_plate("rows", weights):
     ...         numpyro.sample("y", numpyro.distributions.Laplace(slope * x, 1.0), obs=y)
     """
-    weights = np.asarray(weights, dtype=np.float64)
-    if weights.ndim != 1 or not weights.size or not (np.isfinite(weights) & (weights > 0)).all():
+    values: Any = weights if is_traced(weights) else np.asarray(weights, dtype=np.float64)
+    wrong_values = not is_traced(values) and not (np.isfinite(values) & (values > 0)).all()
+    if values.ndim != 1 or not values.size or wrong_values:
         raise ValueError("weights must be positive and finite, in one dimension")
-    shaped = weights.reshape(weights.shape + (1,) * (-dim - 1))
-    with numpyro.plate(name, len(weights), dim=dim) as indices, handlers.scale(scale=shaped):
+    shaped = values.reshape(values.shape + (1,) * (-dim - 1))
+    with numpyro.plate(name, values.shape[0], dim=dim) as indices, handlers.scale(scale=shaped):
         yield indices
 
 
