@@ -94,6 +94,7 @@ class MovedProgram:
         search, d, n = self.search, self.search.rows.shape[1], len(self.cost)
         solver = _Silent()
         for name, value in (
+            ("output_flag", False),
             ("time_limit", max(seconds, 1e-3)),
             ("mip_rel_gap", 0.0),
             ("mip_abs_gap", 0.5),  # counts are whole
