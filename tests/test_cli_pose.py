@@ -257,22 +257,22 @@ def test_half_of_a_bop_folder_calibrates_and_the_rest_is_bounded(bop, monkeypatc
     images = [image["image"] for image in read("r.json")["images"]]
     assert sorted([*images, *used]) == list(range(40))
     chosen = images[3]
-    result = succeeded(run("bound", "c.json", "--image", chosen, "--level", "q2", "--samples", 100, "--out", "out"))
+    result = succeeded(run("bound", "c.json", "--image", chosen, "--level", "q2", "--samples", 100, "--out", "found"))
     assert f"image {chosen}, object 7: rotation error at most" in result.stdout
-    assert sorted(path.name for path in Path("out").iterdir()) == ["bounds.json", f"object_7_image_{chosen}.png"]
-    found = read("out/bounds.json")
+    assert sorted(path.name for path in Path("found").iterdir()) == ["bounds.json", f"object_7_image_{chosen}.png"]
+    found = read("found/bounds.json")
     assert found["unit"] == "mm"
     holds = next(image["holds_keypoints"] for image in read("r.json")["images"] if image["image"] == chosen)
     assert found["images"][0]["truth"]["is_inside"] == holds
     assert_one_error_line(
-        run("bound", "c.json", "--image", used[0], "--out", "out2"), f"--image {used[0]}: it was used to calibrate"
+        run("bound", "c.json", "--image", used[0], "--out", "out"), f"--image {used[0]}: it was used to calibrate"
     )
-    assert_one_error_line(run("bound", "c.json", "--image", 99, "--out", "out2"), "there is no such image")
-    assert_one_error_line(run("bound", "c.json", "--object", 8, "--out", "out2"), "group 8 was not calibrated")
+    assert_one_error_line(run("bound", "c.json", "--image", 99, "--out", "out"), "there is no such image")
+    assert_one_error_line(run("bound", "c.json", "--object", 8, "--out", "out"), "group 8 was not calibrated")
     assert_one_error_line(run("calibrate", "--object", 3, "--out", "x.json"), "--object 3", "7, 8")
     assert_one_error_line(run("calibrate", "--score", "ellipse", "--out", "x.json"), "--score ball")
-    assert_one_error_line(run("bound", "all.json", "--object", 8, "--out", "out2"), "image", "whole plane")
-    assert not Path("out2").exists()
+    assert_one_error_line(run("bound", "all.json", "--object", 8, "--out", "out"), "image", "whole plane")
+    assert not Path("out").exists()
     assert not Path("x.json").exists()
 
 

@@ -5,11 +5,11 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from uqsparse.bounds import discrepancy as module
-from uqsparse.bounds.constrained_minimum import constrained_minimum
-from uqsparse.bounds.discrepancy import discrepancy_bounds
-from uqsparse.bounds.moved_program import MovedProgram, ProgramAnswer
-from uqsparse.bounds.moved_search import ball_coordinates
+from uqsparse.bounds.multiplicity import discrepancy as module
+from uqsparse.bounds.multiplicity.constrained_minimum import constrained_minimum
+from uqsparse.bounds.multiplicity.discrepancy import discrepancy_bounds
+from uqsparse.bounds.multiplicity.moved_program import MovedProgram, ProgramAnswer
+from uqsparse.bounds.multiplicity.moved_search import ball_coordinates
 from uqsparse.solvers.regularised_loss import RegularisedLoss, minimise
 
 

@@ -14,9 +14,9 @@ from scipy.special import expit, logit
 from scipy.stats import chi2
 from sklearn.exceptions import NotFittedError
 
-from uqsparse.bounds import rashomon_sampling
-from uqsparse.bounds.multiplicity import RashomonSet
-from uqsparse.bounds.rashomon_capacity import binary_capacity
+from uqsparse.bounds.multiplicity import sampling
+from uqsparse.bounds.multiplicity.capacity import binary_capacity
+from uqsparse.bounds.multiplicity.rashomon_set import RashomonSet
 
 N, P = 80, 2
 DELTAS = [0.02, 0.05, 0.1, 0.2]
@@ -224,7 +224,7 @@ def test_posterior_draws_are_those_that_lie_in_the_set(monkeypatch):
         models = rng.multivariate_normal(half.coef_, covariance, size=(4, math.ceil(n_draws / 4)))
         return models, half.training_loss(models) - half.level_.minimum
 
-    monkeypatch.setattr(rashomon_sampling, "posterior_models", normal_draws)
+    monkeypatch.setattr(sampling, "posterior_models", normal_draws)
     drawn = half.sample(jax.random.key(1), 398, "nuts", n_warmup=200)
     assert drawn.models.shape == (1, 400, 3)
     assert drawn.loss.max() <= half.level_.level

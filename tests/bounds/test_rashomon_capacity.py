@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from uqsparse.bounds.rashomon_capacity import binary_capacity, capacity_of_models
+from uqsparse.bounds.multiplicity.capacity import binary_capacity, capacity_of_models
 
 
 def entropy(p):

@@ -89,6 +89,6 @@ def test_rows_of_the_ordinal_loss_see_the_boundaries_they_have():
 
 def test_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="kind"):
-        glm_terms("probit", 1.0, 0.0)  # type: ignore[arg-type]
+        glm_terms("probit", 1.0, 0.0)
     with pytest.raises(ValueError, match="kind"):
-        glm_conjugate("probit", 1.0, 0.0)  # type: ignore[arg-type]
+        glm_conjugate("probit", 1.0, 0.0)

@@ -164,7 +164,7 @@ def test_schemes_are_what_their_names_say():
         (lambda A: leverage_scores(np.where(A > 1, np.nan, A)), "A must be finite"),
         (lambda A: sensitivity_brackets(A, 1, rows=[N]), "rows must be indices from 0 to 79"),
         (lambda A: sensitivity_brackets(A, 1, tolerance=0), "tolerance must be positive"),
-        (lambda A: sensitivity_brackets(A, 1, max_iterations=0), "max_iterations must be at least 1"),
+        (lambda A: sensitivity_brackets(A, 1, max_iterations=0), "max_iterations must be an integer of at least 1"),
         (lambda A: row_scores(A, 3, "root-leverage"), "'root-leverage' is for p <= 2"),
         (lambda A: row_scores(A, 1, "best"), "scheme must be one of"),
     ],

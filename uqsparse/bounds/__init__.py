@@ -12,9 +12,17 @@ from uqsparse.bounds.exchangeability import exchangeability_martingale
 from uqsparse.bounds.guarantee import Guarantee
 from uqsparse.bounds.keypoint_regions import Detections, KeypointRegions
 from uqsparse.bounds.keypoints import KeypointConformal
-from uqsparse.bounds.loss_level import LossLevel
 from uqsparse.bounds.mondrian import CalibratedGroups, MondrianConformal
-from uqsparse.bounds.multiplicity import RashomonSet
+from uqsparse.bounds.multiplicity import (
+    Ambiguity,
+    Discrepancy,
+    EpsilonForMass,
+    LossLevel,
+    RashomonCapacity,
+    RashomonSample,
+    RashomonSet,
+    ViableRange,
+)
 from uqsparse.bounds.online import AdaptiveConformal
 from uqsparse.bounds.pose import PoseUncertaintySet
 from uqsparse.bounds.pose_regions import PoseBall, PoseEllipsoid
@@ -22,7 +30,6 @@ from uqsparse.bounds.pose_relaxation import CertifiedBound
 from uqsparse.bounds.predictive_densities import GaussianMixture, GridDensity
 from uqsparse.bounds.predictive_draws import PredictiveDraws
 from uqsparse.bounds.predictive_systems import PredictiveSystem
-from uqsparse.bounds.rashomon_results import Ambiguity, Discrepancy, RashomonCapacity, RashomonSample, ViableRange
 from uqsparse.bounds.regions import Boxes, Intervals, IntervalUnions, LabelSets, Region
 from uqsparse.bounds.risk_control import conformal_risk_control
 from uqsparse.bounds.worst_slab import worst_slab_coverage
@@ -40,6 +47,7 @@ __all__ = [
     "ConformalDistribution",
     "Detections",
     "Discrepancy",
+    "EpsilonForMass",
     "GaussianMixture",
     "GridDensity",
     "Guarantee",

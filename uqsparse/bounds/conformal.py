@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Num, Shaped
 from uqsparse.bounds.guarantee import EXCHANGEABLE, NOT_TUNED, Guarantee
 from uqsparse.bounds.regions import Region
 from uqsparse.bounds.scores.score import Score, as_array, require_same_length
-from uqsparse.inference.arguments import require_fraction
 from uqsparse.kernels import (
     array_namespace,
     conformal_rank,
@@ -22,6 +21,7 @@ from uqsparse.kernels import (
     rank_pvalue,
     weighted_order_statistic,
 )
+from uqsparse.kernels.arguments import require_fraction
 from uqsparse.kernels.namespaces import AnyArray
 
 Alpha = float | Sequence[float]

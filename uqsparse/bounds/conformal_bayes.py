@@ -30,9 +30,9 @@ from uqsparse.bounds.conformal_bayes_ranks import (
 from uqsparse.bounds.conformal_bayes_sets import ReweightedLabels, ReweightedUnions
 from uqsparse.bounds.guarantee import Guarantee
 from uqsparse.bounds.scores.score import require_same_length
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.precision import copy_arrays, retry_after_precision_clash
 from uqsparse.kernels import conformal_rank
+from uqsparse.kernels.arguments import require_count
 
 # Below this effective sample size a predictive density is uncertain by more than 1 / sqrt(50) = 14 %.
 LEAST_ESS = 50.0

@@ -14,8 +14,8 @@ from uqsparse.bounds.guarantee import Guarantee
 from uqsparse.bounds.monotone_maps import LocationScale, MonotoneMap
 from uqsparse.bounds.regions import Intervals
 from uqsparse.bounds.scores.score import as_array, require_same_length
-from uqsparse.inference.arguments import require_count
 from uqsparse.kernels import array_namespace, conformal_rank, is_traced
+from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.namespaces import AnyArray
 
 # How many atoms at once are turned into targets where that takes a table of atoms and test points.

@@ -11,8 +11,8 @@ from uqsparse.bounds.conformal import Alpha, checked_alpha, checked_scores, chec
 from uqsparse.bounds.guarantee import NOT_TUNED, Guarantee
 from uqsparse.bounds.regions import Region
 from uqsparse.bounds.scores.score import Score, as_array, n_points, require_same_length
-from uqsparse.inference.arguments import require_count
 from uqsparse.kernels import array_namespace, is_traced, weighted_order_statistic
+from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.namespaces import AnyArray
 
 SAME_CONDITIONAL = "calibration and test data differ in the law of their inputs only"

@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import Bool, Num, Shaped
 from scipy.stats import beta, betabinom
 
+from uqsparse.bounds.binomial_limits import clopper_pearson
 from uqsparse.bounds.guarantee import EXCHANGEABLE
 from uqsparse.bounds.regions import Boxes, Intervals, IntervalUnions, Region
 from uqsparse.bounds.scores.score import as_array, require_same_length
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.kernels import conformal_rank
+from uqsparse.kernels.arguments import require_count, require_fraction
 from uqsparse.kernels.namespaces import AnyArray
 
 
@@ -161,8 +162,7 @@ def coverage_of(covered: Bool[AnyArray, " n"], band: float = 0.95) -> Coverage:
     if covered.ndim != 1 or not len(covered) or covered.dtype != bool:
         raise ValueError(f"covered is {covered.dtype} of shape {covered.shape}; expected at least one boolean")
     n, hits = len(covered), int(covered.sum())
-    low = beta.ppf((1 - band) / 2, hits, n + 1 - hits) if hits else 0.0
-    high = beta.ppf((1 + band) / 2, hits + 1, n - hits) if hits < n else 1.0
+    low, high = clopper_pearson(np.array(hits), np.array(n), (1 - band) / 2)
     return Coverage(hits / n, n, float(low), float(high), band)
 
 

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int, Num
 from uqsparse.bounds.conformal import checked_scores
 from uqsparse.bounds.guarantee import Guarantee
 from uqsparse.bounds.scores.score import as_array
-from uqsparse.inference.arguments import require_fraction
 from uqsparse.kernels import array_namespace, is_traced
+from uqsparse.kernels.arguments import require_fraction
 from uqsparse.kernels.namespaces import AnyArray
 from uqsparse.kernels.recursions import recursion
 from uqsparse.kernels.window_ranks import count_in_window, window_ranks

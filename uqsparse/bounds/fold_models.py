@@ -13,7 +13,7 @@ from sklearn.utils import indexable
 from uqsparse.bounds.cross_calibrated import CrossCalibrated, in_blocks, rows_of
 from uqsparse.bounds.guarantee import Guarantee
 from uqsparse.bounds.regions import Intervals
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 
 
 class CrossFitted(eqx.Module):

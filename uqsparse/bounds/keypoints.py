@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 from uqsparse.bounds.conformal import Alpha, Calibrated, SplitConformal
 from uqsparse.bounds.mondrian import CalibratedGroups, MondrianConformal
 from uqsparse.bounds.scores.keypoints import KeypointBall, KeypointEllipse
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.namespaces import AnyArray
 
 

@@ -24,8 +24,8 @@ from uqsparse.bounds.conformal import checked_scores, level_of
 from uqsparse.bounds.guarantee import Guarantee
 from uqsparse.bounds.regions import Region
 from uqsparse.bounds.scores.score import Score, as_array
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.kernels import array_namespace, is_traced
+from uqsparse.kernels.arguments import require_count, require_fraction
 from uqsparse.kernels.namespaces import AnyArray
 from uqsparse.kernels.window_ranks import count_in_window, order_statistic_in_window, window_ranks
 

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from uqsparse.bounds.pose_constraints import PoseConstraints
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 
 Objective = Literal["rotation", "translation"] | float
 

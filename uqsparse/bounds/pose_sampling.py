@@ -17,10 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from uqsparse.bounds.pose_ascent import find_pose
 from uqsparse.bounds.pose_constraints import PoseConstraints
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.hit_and_run import HitAndRunResult, hit_and_run
 from uqsparse.inference.precision import copy_arrays, retry_after_precision_clash
 from uqsparse.inference.smc_settings import typed
+from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.p3p import p3p
 from uqsparse.kernels.rotations import nearest_rotation, rotation_exp, rotation_log
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Num
 from uqsparse.bounds.coverage import Coverage, coverage_of, covered_by
 from uqsparse.bounds.regions import Region
 from uqsparse.bounds.scores.score import as_array, require_same_length
-from uqsparse.inference.arguments import require_count, require_fraction
+from uqsparse.kernels.arguments import require_count, require_fraction
 from uqsparse.kernels.namespaces import AnyArray
 
 

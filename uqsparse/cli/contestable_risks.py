@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from uqsparse.bounds.loss_level import Tolerance
-from uqsparse.bounds.multiplicity import RashomonSet
-from uqsparse.bounds.rashomon_results import Ambiguity, Discrepancy, ViableRange
+from uqsparse.bounds.multiplicity.loss_level import Tolerance
+from uqsparse.bounds.multiplicity.rashomon_set import RashomonSet
+from uqsparse.bounds.multiplicity.results import Ambiguity, Discrepancy, ViableRange
 from uqsparse.cli.person_tables import PersonTable
 
 # Shifts of risk at which the curve of ambiguity is drawn.

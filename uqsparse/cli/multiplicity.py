@@ -79,7 +79,7 @@ def multiplicity(
         from uqsparse.cli.multiplicity_files import write_folder
         from uqsparse.cli.person_tables import read_persons
         from uqsparse.cli.whole_files import check_folder
-        from uqsparse.inference.arguments import require_fraction
+        from uqsparse.kernels.arguments import require_fraction
 
         check_folder(out)
         require_fraction("--delta", delta)

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from uqsparse.inference.arguments import require_fraction
 from uqsparse.inference.arviz_io import attributes, dataset, group_names
 from uqsparse.inference.precision import retry_after_precision_clash
+from uqsparse.kernels.arguments import require_fraction
 
 # Limits of Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021) and, for E-BFMI, Betancourt (2016).
 MAX_R_HAT = 1.01

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.kernels import multinomial, residual, stratified, systematic
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 
 class Proposal(NamedTuple):

@@ -16,8 +16,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.smc_settings import typed
+from uqsparse.kernels.arguments import require_count
 
 
 class HiddenMarkovResult(NamedTuple):

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.arviz_io import to_arviz
 from uqsparse.inference.precision import copy_arrays, retry_after_precision_clash
 from uqsparse.inference.smc_settings import typed
+from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.namespaces import is_traced
 
 # A bracket is this many standard deviations of the set along its direction; a uniform law on a ball in d dimensions has

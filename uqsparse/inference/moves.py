@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PyTree
 
-from uqsparse.inference.arguments import require_fraction
+from uqsparse.kernels.arguments import require_fraction
 
 Known = tuple[Float[Array, " n"], PyTree]
 LogDensity = Callable[[Float[Array, "n d"]], Known]

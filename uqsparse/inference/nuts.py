@@ -18,7 +18,6 @@ from numpyro import handlers
 from numpyro.infer import init_to_uniform
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from uqsparse.inference.arguments import require_fraction
 from uqsparse.inference.arviz_io import posterior_to_arviz
 from uqsparse.inference.model_sites import (
     ModelSites,
@@ -29,6 +28,7 @@ from uqsparse.inference.model_sites import (
     unwrap,
 )
 from uqsparse.inference.precision import copy_arrays, retry_after_precision_clash
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 PRNGKey = Key[Array, ""] | UInt32[Array, "2"]
 
@@ -117,7 +117,7 @@ def nuts(
         "log_likelihood": log_likelihood,
         "progress": progress,
     }
-    _require_counts(max_tree_depth=max_tree_depth)
+    require_count("max_tree_depth", max_tree_depth, 1)
     build = functools.partial(_TickingNUTS, max_tree_depth=max_tree_depth)
     return retry_after_precision_clash(lambda: _sample("nuts", build, key, model, args, kwargs, options))
 
@@ -214,7 +214,8 @@ def _sample(
 ) -> Any:
     start = time.perf_counter()
     _require_key(key)
-    _require_counts(**{option: options[option] for option in ("n_warmup", "n_samples", "n_chains")})
+    for option in ("n_warmup", "n_samples", "n_chains"):
+        require_count(option, options[option], 1)
     require_fraction("target_accept", options["target_accept"])
     _refuse_collisions(name, model, args, options)
     require_finite_data(model, args, kwargs)
@@ -352,12 +353,6 @@ def _refuse_collisions(name: str, model: Callable, args: Sequence, options: Mapp
                 f"model {model_name(model)!r} has a parameter {parameter.name!r}, an option of {name}(); "
                 f"bind it first: functools.partial(model, {parameter.name}=...)"
             )
-
-
-def _require_counts(**counts: Any) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
 def _require_key(key: Any) -> None:

@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Array, PyTree
 from numpyro.infer.hmc import hmc as numpyro_hmc
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.conditional_smc import run_conditional
 from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter
 from uqsparse.inference.moves import Move, MoveParams, fit_params
@@ -40,6 +39,7 @@ from uqsparse.inference.state_space import (
     row,
 )
 from uqsparse.inference.targets import TemperedTarget
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 # Sweeps of one compiled call: the bar moves and a user's move adapts between calls.
 CHUNK = 50

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.filter_settings import FilterSettings, Proposal, check_filter
 from uqsparse.inference.likelihood_noise import MOST_NOISE, advised_n_particles, describe_noise, ideal_acceptance
 from uqsparse.inference.moves import MoveInfo, MoveParams, MoveState, RandomWalk, fit_params
@@ -31,6 +30,7 @@ from uqsparse.inference.progress import advance_bar, progress_bar
 from uqsparse.inference.smc_settings import typed
 from uqsparse.inference.state_space import Missing, Series, StateSpaceModel, prepare_series, row
 from uqsparse.inference.targets import TemperedTarget
+from uqsparse.kernels.arguments import require_count
 
 # Draws of one compiled call: the bar moves between calls, and the warm-up adapts between them.
 CHUNK = 50

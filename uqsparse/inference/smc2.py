@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.filter_settings import Proposal, check_filter
 from uqsparse.inference.likelihood_noise import MOST_NOISE, ideal_acceptance
 from uqsparse.inference.moves import MoveParams, RandomWalk, fit_params
@@ -32,6 +31,7 @@ from uqsparse.inference.smc2_result import SMC2Result
 from uqsparse.inference.smc_settings import typed
 from uqsparse.inference.state_space import Missing, StateSpaceModel, prepare_series, row
 from uqsparse.kernels import effective_sample_size
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 # Standard deviation of the filters' log evidence above which they get more particles. Lower than what PMMH bears, since
 # the weights of the exchange scatter by old and new noise together.

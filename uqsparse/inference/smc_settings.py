@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.smc_result import FrozenLadder
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 Moves = int | Literal["acceptance", "displacement"]
 

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.filter_settings import check_quantiles
 from uqsparse.inference.particle_filter import FilterHistory, FilterResult, population_quantiles
 from uqsparse.inference.populations import log_prob
@@ -27,6 +26,7 @@ from uqsparse.inference.precision import retry_after_precision_clash
 from uqsparse.inference.smc_settings import typed
 from uqsparse.inference.state_space import StateSpaceModel, prepare_inputs, row
 from uqsparse.kernels import multinomial, uniform
+from uqsparse.kernels.arguments import require_count
 
 # Transition densities of one step that exist at once, particles times paths.
 _TABLE = 2**20

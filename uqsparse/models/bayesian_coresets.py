@@ -9,6 +9,7 @@ import numpyro
 from jaxtyping import Array, ArrayLike, Float
 from numpyro import handlers
 
+from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.namespaces import is_traced
 from uqsparse.solvers.coresets import RowSample, sample_rows
 from uqsparse.solvers.row_scores import Scheme, leverage_scores, row_scores
@@ -84,8 +85,7 @@ def regression_coreset(
         raise ValueError(f"X and y must have shapes (n, d) and (n,), got {X.shape} and {y.shape}")
     if not np.isfinite(y).all():
         raise ValueError("y must be finite, got NaN or infinity")
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise ValueError(f"size must be an integer of at least 1, got {size!r}")
+    require_count("size", size, 1)
     if likelihood in _EXPONENTS:
         scores = row_scores(np.column_stack([X, y]), _EXPONENTS[likelihood], scheme)
     elif likelihood in ("student-t", "logistic"):

@@ -21,10 +21,10 @@ from jaxtyping import ArrayLike, Float, Shaped
 from numpyro.distributions import constraints
 from scipy.special import expit
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.arviz_io import attributes, dataset, group_names, to_arviz
 from uqsparse.inference.diagnostics import Convergence, convergence
 from uqsparse.inference.nuts import PRNGKey, nuts
+from uqsparse.kernels.arguments import require_count, require_fraction
 from uqsparse.models.cumulative_logit import Prior, presto_model
 from uqsparse.models.ordinal_labels import coded
 from uqsparse.models.ordinal_path import moments

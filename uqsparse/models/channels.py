@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float, Shaped
 
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.kronecker import KroneckerOperator, kronecker_vector
 
 

@@ -25,7 +25,7 @@ class CumulativeLogit(dist.Distribution):
         eta: logits of the K - 1 cumulative probabilities, shape (..., K - 1).
     """
 
-    arg_constraints = {"eta": constraints.real_vector}  # noqa: RUF012
+    arg_constraints = {"eta": constraints.real_vector}  # noqa: RUF012 - as NumPyro reads it
     pytree_data_fields = ("eta",)
 
     def __init__(self, eta: Float[ArrayLike, "*n boundaries"], *, validate_args: bool | None = None):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.kronecker import KroneckerOperator, kronecker_vector
 from uqsparse.models.kronecker_sbl_result import KroneckerSBLResult
 from uqsparse.solvers.evidence import EvidenceRun, Step, maximise_evidence, relative_change

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.kronecker import KroneckerOperator, kronecker_vector
 from uqsparse.solvers.kronecker_evidence import decompose, posterior_mean
 

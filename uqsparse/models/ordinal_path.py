@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int
 from sklearn.exceptions import ConvergenceWarning
 
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count, require_fraction
 from uqsparse.solvers.ordinal_loss import OrdinalLoss, null_point, ordinal_loss
 from uqsparse.solvers.ordinal_working_set import working_set_path
 from uqsparse.solvers.proximal_newton import PenalisedPath, largest_penalty, proximal_newton_path
@@ -224,8 +224,7 @@ def penalties(
         if found.ndim != 1 or not found.size or not np.isfinite(found).all() or (found < 0).any():
             raise ValueError(f"lambdas must be finite and nonnegative, got {lambdas!r}")
         return np.sort(found)[::-1]
-    if not 0 < lambda_min_ratio < 1:
-        raise ValueError(f"lambda_min_ratio must lie strictly between 0 and 1, got {lambda_min_ratio!r}")
+    require_fraction("lambda_min_ratio", lambda_min_ratio)
     factors = max(l1_ratio, _LEAST_L1) * (problem.l1_factors + problem.l2_factors)
     with jax.enable_x64(True):
         gradient = _gradient(compiled_loss(problem), jnp.asarray(start))

@@ -15,7 +15,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
 
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.ordinal import ordinal_probabilities
 from uqsparse.models.ordinal_box_path import box_path, training_box
 from uqsparse.models.ordinal_folds import fold_paths, held_out_scores, one_fold

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from uqsparse.kernels.arguments import require_count
+
 _COUNTS = ("n_tokens", "width", "n_blocks", "n_heads", "n_kv_heads", "mlp_width", "context", "head_size")
 
 
@@ -44,9 +46,7 @@ class LlamaConfig:
                 raise ValueError(f"n_heads must divide width, got {self.n_heads} and {self.width}; or give head_size")
             object.__setattr__(self, "head_size", self.width // self.n_heads)
         for name in _COUNTS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            require_count(name, getattr(self, name), 1)
         for name in ("rope_base", "norm_eps"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value < float("inf"):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from uqsparse.kernels.arguments import require_count
 from uqsparse.nn.compiled_blocks import compile_blocks
 from uqsparse.nn.llama import KVCache, Llama
 
@@ -59,8 +60,7 @@ class LlamaDecoder:
     ):
         self.n_tokens, context = llama.config.n_tokens, llama.config.context
         self.prompt, self.end = _tokens("prompt", prompt, self.n_tokens), _tokens("end", end, self.n_tokens)
-        if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer) or max_length < 1:
-            raise ValueError(f"max_length must be an integer of at least 1, got {max_length!r}")
+        require_count("max_length", max_length, 1)
         if not 0 < temperature < np.inf:
             raise ValueError(f"temperature must be a finite number above 0, got {temperature!r}")
         if len(self.prompt) + max_length > context:
@@ -85,8 +85,7 @@ class LlamaDecoder:
 
     def start(self, n: int) -> DecoderState:
         """The state of n empty strings behind the prompt."""
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n must be an integer of at least 1, got {n!r}")
+        require_count("n", n, 1)
         prompt, logits = self._read_prompt
         own = self._llama.empty_cache(n, self._capacity(self.max_length))
         return DecoderState(prompt.share(own), jnp.tile(logits, (n, 1)), 0)

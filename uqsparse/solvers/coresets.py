@@ -8,6 +8,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float, Int
 
+from uqsparse.kernels.arguments import require_count, require_fraction
 from uqsparse.solvers.row_scores import Scheme, exponent, finite_matrix, lewis_weights, sensitivity_brackets, whiten
 
 
@@ -130,10 +131,8 @@ def sample_size(
     is the one here. Munteanu & Omlor (2024) for "mixed" with p <= 2; Cohen & Peng (2015) for "lewis".
     """
     p = exponent(p)
-    if isinstance(d, bool) or not isinstance(d, int | np.integer) or d < 1:
-        raise ValueError(f"d must be an integer of at least 1, got {d!r}")
-    if not 0 < epsilon < 1:
-        raise ValueError(f"epsilon must lie strictly between 0 and 1, got {epsilon!r}")
+    require_count("d", d, 1)
+    require_fraction("epsilon", epsilon)
     if not 0 < c < math.inf:
         raise ValueError(f"c must be positive and finite, got {c!r}")
     S = float(d) ** max(1.0, p / 2) if total is None else float(total)
@@ -169,8 +168,7 @@ def total_sensitivity(
 
     Source: Padmanabhan, Woodruff & Zhang (2023), Computing approximate l_p sensitivities.
     """
-    if isinstance(n_rows, bool) or not isinstance(n_rows, int | np.integer) or n_rows < 2:
-        raise ValueError(f"n_rows must be an integer of at least 2, got {n_rows!r}")
+    require_count("n_rows", n_rows, 2)
     weights = lewis_weights(A, p).weights
     rank = weights.sum()
     with jax.enable_x64(True):

@@ -13,6 +13,8 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float
 
+from uqsparse.kernels.arguments import require_count
+
 State = TypeVar("State")
 
 # A rise of the cost below this share of its size is rounding.
@@ -96,8 +98,7 @@ def maximise_evidence(
     """
     if not (isinstance(tolerance, (int, float)) and 0 < tolerance < math.inf):
         raise ValueError(f"tolerance must be a positive number, got {tolerance!r}")
-    if not (isinstance(max_iter, (int, np.integer)) and max_iter >= 1):
-        raise ValueError(f"max_iter must be an integer of at least 1, got {max_iter!r}")
+    require_count("max_iter", max_iter, 1)
     state, costs, change, converged = start, [], math.inf, False
     while not converged and len(costs) < max_iter:
         before, following, change = _checked(step(state), len(costs))

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import ArrayLike, Bool, Float
 
+from uqsparse.kernels.arguments import require_fraction
 from uqsparse.solvers.regularised_loss import Minimum, RegularisedLoss, minimise
 from uqsparse.solvers.support_function import support_function
 
@@ -69,8 +70,7 @@ def profile_likelihood_interval(
     >>> [round(float(one[0]), 3) for one in (found.lower, found.estimate, found.upper)]
     [-4.105, -1.099, 0.956]
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    require_fraction("confidence", confidence)
     used = loss.weights[loss.weights > 0]
     if n_observations is None:
         if used.max() - used.min() > 1e-9 * used.max():

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from uqsparse.kernels.arguments import require_count
+
 # Rows times weights held at once, in numbers: 64 MB.
 _CHUNK = 8_000_000
 # Pivots of the simplex method at a time, and the condition number at which a basis is singular.
@@ -165,8 +167,7 @@ def sensitivity_brackets(
     p = exponent(p)
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance must be positive and finite, got {tolerance!r}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, got {max_iterations!r}")
+    require_count("max_iterations", max_iterations, 1)
     wanted = np.arange(len(A)) if rows is None else np.atleast_1d(np.asarray(rows))
     if wanted.ndim != 1 or wanted.dtype.kind not in "iu" or ((wanted < 0) | (wanted >= len(A))).any():
         raise ValueError(f"rows must be indices from 0 to {len(A) - 1}")

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import ArrayLike, Bool, Float, Int
 
+from uqsparse.kernels.arguments import require_count, require_fraction
 from uqsparse.kernels.glm_losses import LossKind
 from uqsparse.solvers.regularised_loss import Minimum, RegularisedLoss, minimise
 from uqsparse.solvers.sublevel_ascent import ascend
@@ -97,10 +98,8 @@ def support_function(
         raise ValueError("directions must be finite, got NaN or infinity")
     if not np.isfinite(level):
         raise ValueError(f"level must be finite, got {level}")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}")
-    if max_iter < 1:
-        raise ValueError(f"max_iter must be at least 1, got {max_iter}")
+    require_fraction("tolerance", tolerance)
+    require_count("max_iter", max_iter, 1)
     if minimum is None:
         minimum = minimise(loss)
     if not minimum.converged:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
+from uqsparse.bounds.binomial_limits import clopper_pearson
 from uqsparse.bounds.calibration.calibration_plots import reliability_diagram
 from uqsparse.bounds.calibration.reliability import (
     bin_bands,
-    clopper_pearson,
     isotonic_band,
     reliability_curve,
 )

@@ -12,8 +12,8 @@ from scipy.special import expit, logit
 
 from uqsparse import bench
 from uqsparse.bench.plots import picture
-from uqsparse.bounds.loss_level import Tolerance
-from uqsparse.bounds.multiplicity import RashomonSet
+from uqsparse.bounds.multiplicity.loss_level import Tolerance
+from uqsparse.bounds.multiplicity.rashomon_set import RashomonSet
 from uqsparse.data.tables import breast_cancer
 
 SYSTEM = "Predictive multiplicity"

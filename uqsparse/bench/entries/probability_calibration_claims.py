@@ -6,6 +6,7 @@ from scipy.stats import binom
 
 from uqsparse import bench
 from uqsparse.bench.plots import picture
+from uqsparse.bounds.binomial_limits import clopper_pearson
 from uqsparse.bounds.calibration import (
     Beta,
     Isotonic,
@@ -22,7 +23,6 @@ from uqsparse.bounds.calibration import (
     reliability_curve,
 )
 from uqsparse.bounds.calibration.binning import Binning
-from uqsparse.bounds.calibration.reliability import clopper_pearson
 
 SYSTEM = "Calibrated probabilities"
 

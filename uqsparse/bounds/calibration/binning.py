@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 
 Binning = Literal["mass", "width"]
 

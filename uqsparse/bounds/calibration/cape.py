@@ -19,7 +19,7 @@ from uqsparse.bounds.calibration.network_training import (
     compiled_logits,
     require_recipe,
 )
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 from uqsparse.nn.training import Plateau
 
 # The schedule of the paper's program.

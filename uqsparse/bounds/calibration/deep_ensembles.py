@@ -25,7 +25,7 @@ from uqsparse.bounds.calibration.network_training import (
     start_state,
     validation_loss,
 )
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 from uqsparse.nn.training import Plateau, train_keeping_best
 
 

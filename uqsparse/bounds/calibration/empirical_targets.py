@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from uqsparse.bounds.calibration.binary_outcomes import predictions_and_outcomes
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 
 Targets = Literal["kernel", "bin"]
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from uqsparse.bounds.calibration.binning import Binning, bin_means, bin_of, require_binning
 from uqsparse.bounds.calibration.recalibrator import EventRecalibrator, require_clip
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 
 
 class _Logistic(NamedTuple):

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Key, Num, PyTree
 
 from uqsparse.bounds.calibration.binary_outcomes import as_outcomes
 from uqsparse.bounds.calibration.losses import cross_entropy
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 from uqsparse.nn.training import train_epoch
 
 # (logits, targets) -> mean loss of a batch.

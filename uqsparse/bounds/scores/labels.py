@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 from uqsparse.bounds.regions import LabelSets
 from uqsparse.bounds.scores.probabilities import checked_labels, class_probabilities, label_ranking, label_ranks
 from uqsparse.bounds.scores.score import Score
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.kernels import array_namespace, conformal_rank, is_traced, order_statistic
+from uqsparse.kernels.arguments import require_count, require_fraction
 from uqsparse.kernels.hashing import row_uniforms
 from uqsparse.kernels.namespaces import AnyArray
 

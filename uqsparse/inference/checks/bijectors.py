@@ -14,11 +14,11 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform, biject_to
 from scipy.special import ndtr
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.checks.free_coordinates import Chart, chart_of
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
 from uqsparse.inference.diagnostics import stein_check
 from uqsparse.inference.precision import retry_after_precision_clash
+from uqsparse.kernels.arguments import require_count
 
 EPS = float(np.finfo(np.float64).eps)
 # Rounding errors are taken to be at most this many units in the last place, times the condition of the transform.

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.checks.drift_pairs import Batch, Kernel, Simulate, State, Sweep, run_batch
 from uqsparse.inference.checks.drift_statistics import Statistic, TestFunctions, fit_test_functions
 from uqsparse.inference.checks.eprocess import Wealth, combine, log_mean, mean_radius, no_bets, stop_at_crossing
@@ -26,6 +25,7 @@ from uqsparse.inference.checks.host_randomness import refuse_host_randomness
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
 from uqsparse.inference.precision import retry_after_precision_clash
 from uqsparse.inference.smc_settings import typed
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 # Draws that fix the scales of the statistics; the test itself never sees them.
 N_PILOT = 1000

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import ndtri
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.checks.eprocess import log_mean, mean_radius
 from uqsparse.inference.checks.host_randomness import refuse_host_randomness
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
 from uqsparse.inference.precision import retry_after_precision_clash
 from uqsparse.inference.smc_settings import typed
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 # Stakes, as shares of the largest that cannot ruin the bettor.
 STAKES = np.array([0.01, 0.03, 0.1, 0.3, 0.9])

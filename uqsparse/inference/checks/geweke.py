@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.checks.drift import Limits, run_drift
 from uqsparse.inference.checks.drift_pairs import Kernel, Sweep
 from uqsparse.inference.checks.drift_statistics import Statistic
 from uqsparse.inference.checks.verdict import Verdict
+from uqsparse.kernels.arguments import require_count
 
 
 def geweke(

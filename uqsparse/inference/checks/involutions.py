@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
 from uqsparse.inference.involutive import InvolutiveKernel
 from uqsparse.inference.jacobians import Map, active_block, active_entries, continuous_part, jacobian
 from uqsparse.inference.precision import retry_after_precision_clash
+from uqsparse.kernels.arguments import require_count
 
 Active = Callable[[PyTree, PyTree], PyTree]
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import binom
 
-from uqsparse.inference.arguments import require_fraction
 from uqsparse.inference.checks.rank_verdict import RankVerdict
+from uqsparse.kernels.arguments import require_fraction
 
 _COLUMNS = 4
 MOST_PANELS = 8

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.checks.drift_pairs import Kernel, Simulate
 from uqsparse.inference.checks.drift_statistics import Statistic, TestFunctions, fit_test_functions
 from uqsparse.inference.checks.host_randomness import refuse_host_randomness
 from uqsparse.inference.checks.rank_verdict import RankVerdict, judge_ranks, rank_among
 from uqsparse.inference.precision import retry_after_precision_clash
 from uqsparse.inference.smc_settings import typed
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 # Draws that fix the scales of the default statistics; the test itself never sees them.
 _N_PILOT = 1000

@@ -20,13 +20,13 @@ from jaxtyping import Array, Float, Int
 from numpyro.diagnostics import effective_sample_size
 from rich.progress import Progress
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.checks.posterior_fits import Fitter, NutsFitter, SamplerFitter, excerpt
 from uqsparse.inference.checks.rank_verdict import RankVerdict, judge_ranks, rank_among
 from uqsparse.inference.checks.ranked_statistics import RankedStatistics
 from uqsparse.inference.checks.simulated_model import SimulatedModel, Values
 from uqsparse.inference.model_sites import model_name, unwrap
 from uqsparse.inference.precision import copy_arrays, retry_after_precision_clash
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 # Draws whose autocorrelation time is at most this count as independent: even a time of 2 would take thousands of
 # simulations to be seen in the ranks.

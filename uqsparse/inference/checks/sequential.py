@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
 from uqsparse.inference.smc_settings import typed
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 
 def sequential_pvalues(

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 from scipy.special import log_ndtr
 
-from uqsparse.inference.arguments import require_fraction
 from uqsparse.inference.checks.verdict import Counterexample, Verdict
 from uqsparse.inference.diagnostics import stein_check
+from uqsparse.kernels.arguments import require_fraction
 
 
 def stein(target: Any, draws: Float[ArrayLike, "*chain n d"], *, alpha: float = 1e-5, subject: str = "") -> Verdict:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Array, Float
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.constrained.ngrams import NgramLM
 from uqsparse.inference.constrained.pools import generator_of
 from uqsparse.inference.constrained.product_states import ProductStates, product_states
 from uqsparse.inference.constraints.constraint import Constraint
+from uqsparse.kernels.arguments import require_count
 
 
 @dataclass(frozen=True, eq=False)

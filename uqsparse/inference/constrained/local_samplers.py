@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.constrained.constraint_tests import ConstraintTests
 from uqsparse.inference.constrained.pools import Pool, SampledPool, generator_of, require_log_masses
 from uqsparse.inference.constrained.weight_estimators import (
@@ -25,6 +24,7 @@ from uqsparse.inference.constrained.weight_estimators import (
     two_loop,
     untested,
 )
+from uqsparse.kernels.arguments import require_count
 
 LocalMethod = Literal["auto", "two-loop", "recursive", "geometric", "mask", "lcd", "twist", "none"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from uqsparse.inference.arguments import require_count, require_fraction
 from uqsparse.inference.constraints.vocabulary import Vocabulary
+from uqsparse.kernels.arguments import require_count, require_fraction
 
 # Rows may come from single precision.
 _SUM_TOLERANCE = 1e-6

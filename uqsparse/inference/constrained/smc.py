@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.constrained.language_model import FunctionModel, LanguageModel
 from uqsparse.inference.constrained.local_samplers import LocalSettings, local_settings
 from uqsparse.inference.constrained.pools import generator_of
@@ -34,6 +33,7 @@ from uqsparse.inference.constraints.constraint import Constraint
 from uqsparse.inference.constraints.vocabulary import Vocabulary
 from uqsparse.inference.filter_settings import scheme_named
 from uqsparse.inference.progress import advance_bar, progress_bar
+from uqsparse.kernels.arguments import require_count
 
 # A row of single-precision logarithms of 1e5 probabilities sums to one within this.
 _ROW_TOLERANCE = 1e-3

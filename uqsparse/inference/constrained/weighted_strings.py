@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.constrained.pools import generator_of
 from uqsparse.inference.constraints.vocabulary import Vocabulary
+from uqsparse.kernels.arguments import require_count
 
 
 class StringProbability(NamedTuple):

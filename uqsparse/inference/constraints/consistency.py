@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.constraints.constraint import Constraint
+from uqsparse.kernels.arguments import require_count
 
 Member = Callable[[tuple[int, ...]], bool]
 

@@ -7,11 +7,11 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.constraints.automata import DFA, TokenAutomaton, distances
 from uqsparse.inference.constraints.constraint import Constraint
 from uqsparse.inference.constraints.token_walk import TokenWalk
 from uqsparse.inference.constraints.vocabulary import Vocabulary
+from uqsparse.kernels.arguments import require_count
 
 _KEPT_ENTRIES = 2**24  # of rows of next states that are kept: 64 MB
 _MOST_ENTRIES = 2**30  # of a dense table: 4 GB

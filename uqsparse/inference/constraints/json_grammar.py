@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 
 _RULES = r"""
 value ::= object | array | string | number | boolean | null

@@ -6,12 +6,12 @@ from re import _constants as ops  # type: ignore[attr-defined]
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
-from uqsparse.inference.arguments import require_count
 from uqsparse.inference.constraints.automata import DFA
 from uqsparse.inference.constraints.derivatives import Expression, Expressions
 from uqsparse.inference.constraints.dfa_constraint import DFAConstraint
 from uqsparse.inference.constraints.utf8 import Intervals, byte_ranges, complement, intervals
 from uqsparse.inference.constraints.vocabulary import Vocabulary
+from uqsparse.kernels.arguments import require_count
 
 MAX_STATES = 20_000
 _SHOWN = 200  # characters of a pattern in an error

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from uqsparse.inference.arguments import require_count
+from uqsparse.kernels.arguments import require_count
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Int
 
-from uqsparse.bounds.constrained_minimum import constrained_minimum
-from uqsparse.bounds.count_ascent import climb_counts
-from uqsparse.bounds.direction_search import search_directions
+from uqsparse.bounds.multiplicity.constrained_minimum import constrained_minimum
+from uqsparse.bounds.multiplicity.count_ascent import climb_counts
+from uqsparse.bounds.multiplicity.direction_search import search_directions
 
 # Tangents at models that are known from the start.
 _N_FIRST_CUTS = 100

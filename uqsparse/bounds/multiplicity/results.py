@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from uqsparse.bounds.discrepancy import Status
-from uqsparse.bounds.loss_level import LossLevel
+from uqsparse.bounds.multiplicity.discrepancy import Status
+from uqsparse.bounds.multiplicity.loss_level import LossLevel
 from uqsparse.inference.arviz_io import to_arviz
 
 

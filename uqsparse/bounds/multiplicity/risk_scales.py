@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, logit
 
+from uqsparse.kernels.arguments import require_fraction
+
 
 class RiskScale(NamedTuple):
     """An increasing map from scores to risks.
@@ -46,8 +48,8 @@ class RiskScale(NamedTuple):
         Raises:
             ValueError: it is.
         """
-        if self.name == "probability" and not 0 < delta < 1:
-            raise ValueError(f"delta must lie strictly between 0 and 1, got {delta!r}")
+        if self.name == "probability":
+            require_fraction("delta", delta)
         if not 0 < delta < np.inf:
             raise ValueError(f"delta must be positive and finite, got {delta!r}")
 

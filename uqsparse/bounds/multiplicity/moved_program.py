@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from uqsparse.bounds.moved_search import MovedSearch
+from uqsparse.bounds.multiplicity.moved_search import MovedSearch
 
 
 class ProgramAnswer(NamedTuple):

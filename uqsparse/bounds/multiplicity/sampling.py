@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from numpyro import distributions as dist
 from scipy import stats
 
-from uqsparse.bounds.moved_search import ball_coordinates
+from uqsparse.bounds.multiplicity.moved_search import ball_coordinates
 from uqsparse.inference.arviz_io import dataset
 from uqsparse.inference.hit_and_run import hit_and_run
 from uqsparse.inference.nuts import nuts

@@ -10,7 +10,7 @@ does if the least loss under these linear inequalities is at most c. If it is mo
 conflict, persons whom no model moves together, and the next program knows it.
 
 The program has a binary for each person and closes slowly. With few coefficients a search over directions
-(`uqsparse.bounds.direction_search`) is far quicker and comes first.
+(`uqsparse.bounds.multiplicity.direction_search`) is far quicker and comes first.
 
 Sources: Watson-Daniels, Parkes & Ustun (2023), Predictive multiplicity in probabilistic classification, definition 4;
 Duran & Grossmann (1986), An outer-approximation algorithm for a class of mixed-integer nonlinear programs.
@@ -23,9 +23,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from uqsparse.bounds.direction_search import can_search
-from uqsparse.bounds.moved_program import MovedProgram
-from uqsparse.bounds.moved_search import MovedSearch
+from uqsparse.bounds.multiplicity.direction_search import can_search
+from uqsparse.bounds.multiplicity.moved_program import MovedProgram
+from uqsparse.bounds.multiplicity.moved_search import MovedSearch
 
 Method = Literal["auto", "integer program"]
 Status = Literal["proved", "time limit", "tolerance"]

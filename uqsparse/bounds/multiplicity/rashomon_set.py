@@ -15,12 +15,11 @@ from scipy import stats
 from scipy.special import expit
 from sklearn.exceptions import NotFittedError
 
-from uqsparse.bounds.discrepancy import Status, discrepancy_bounds
-from uqsparse.bounds.loss_level import TOLERANCES, Tolerance, loss_level
-from uqsparse.bounds.moved_search import moved_counts
-from uqsparse.bounds.rashomon_capacity import binary_capacity, capacity_of_models
-from uqsparse.bounds.rashomon_data import checked_features, encoded_response, make_loss
-from uqsparse.bounds.rashomon_results import (
+from uqsparse.bounds.multiplicity.capacity import binary_capacity, capacity_of_models
+from uqsparse.bounds.multiplicity.discrepancy import Status, discrepancy_bounds
+from uqsparse.bounds.multiplicity.loss_level import TOLERANCES, Tolerance, loss_level
+from uqsparse.bounds.multiplicity.moved_search import moved_counts
+from uqsparse.bounds.multiplicity.results import (
     Ambiguity,
     Discrepancy,
     EpsilonForMass,
@@ -28,10 +27,11 @@ from uqsparse.bounds.rashomon_results import (
     RashomonSample,
     ViableRange,
 )
-from uqsparse.bounds.rashomon_sampling import posterior_models, restricted_posterior_models, uniform_models
-from uqsparse.bounds.risk_scales import RISK_SCALES
-from uqsparse.bounds.score_ranges import ScoreRanges, score_ranges
-from uqsparse.inference.arguments import require_count, require_fraction
+from uqsparse.bounds.multiplicity.risk_scales import RISK_SCALES
+from uqsparse.bounds.multiplicity.sampling import posterior_models, restricted_posterior_models, uniform_models
+from uqsparse.bounds.multiplicity.score_ranges import ScoreRanges, score_ranges
+from uqsparse.bounds.multiplicity.training_data import checked_features, encoded_response, make_loss
+from uqsparse.kernels.arguments import require_count, require_fraction
 from uqsparse.kernels.glm_losses import LossKind
 from uqsparse.solvers.regularised_loss import minimise, ordinal_directions
 
