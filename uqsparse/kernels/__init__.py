@@ -4,6 +4,7 @@ from uqsparse.kernels.kronecker import KroneckerOperator
 from uqsparse.kernels.namespaces import array_namespace, is_traced
 from uqsparse.kernels.noise import random_bits, standard_normal, uniform
 from uqsparse.kernels.ordinal import ordinal_nll, ordinal_probabilities
+from uqsparse.kernels.penalties import CEL0, L0, L1, MCP, SCAD, LHalf, Log, LTwoThirds, Penalty, penalty_named
 from uqsparse.kernels.quantiles import (
     conformal_rank,
     order_statistic,
@@ -19,26 +20,58 @@ from uqsparse.kernels.resampling import (
     stratified,
     systematic,
 )
-from uqsparse.kernels.thresholding import soft_threshold
+from uqsparse.kernels.sparseness import active_fraction, lifetime_sparseness, population_sparseness
+from uqsparse.kernels.thresholding import (
+    cel0_threshold,
+    elastic_net_prox,
+    half_threshold,
+    hard_threshold,
+    log_threshold,
+    mcp_threshold,
+    scad_threshold,
+    soft_threshold,
+    two_thirds_threshold,
+)
 
 __all__ = [
+    "CEL0",
+    "L0",
+    "L1",
+    "MCP",
+    "SCAD",
     "KroneckerOperator",
+    "LHalf",
+    "LTwoThirds",
+    "Log",
+    "Penalty",
+    "active_fraction",
     "array_namespace",
+    "cel0_threshold",
     "conditional_effective_sample_size",
     "conformal_rank",
     "effective_sample_size",
+    "elastic_net_prox",
+    "half_threshold",
+    "hard_threshold",
     "is_traced",
+    "lifetime_sparseness",
+    "log_threshold",
+    "mcp_threshold",
     "multinomial",
     "order_statistic",
     "ordinal_nll",
     "ordinal_probabilities",
+    "penalty_named",
+    "population_sparseness",
     "random_bits",
     "rank_pvalue",
     "residual",
+    "scad_threshold",
     "soft_threshold",
     "standard_normal",
     "stratified",
     "systematic",
+    "two_thirds_threshold",
     "uniform",
     "weighted_order_statistic",
     "weighted_quantile",
