@@ -8,6 +8,7 @@ from uqsparse.data.generators import (
     linear_gaussian_series,
     stochastic_volatility_series,
 )
+from uqsparse.data.images import Bars, Patches, bars, natural_patches
 from uqsparse.data.known_probability_images import KnownProbabilityImages, known_probability_images
 from uqsparse.data.ordinal_draws import OrdinalDraw, dense_differences, sparse_differences
 from uqsparse.data.ordinal_tables import OrdinalTable, credit_data, fair, soup
@@ -15,14 +16,17 @@ from uqsparse.data.series import Series, inflation, nile, sunspots, treasury_bil
 from uqsparse.data.tables import EightSchools, Table, breast_cancer, diabetes, digits, eight_schools
 
 __all__ = [
+    "Bars",
     "EightSchools",
     "HeteroscedasticRegression",
     "KnownProbabilityImages",
     "OrdinalDraw",
     "OrdinalTable",
+    "Patches",
     "Series",
     "SimulatedSeries",
     "Table",
+    "bars",
     "breast_cancer",
     "credit_data",
     "dense_differences",
@@ -34,6 +38,7 @@ __all__ = [
     "inflation",
     "known_probability_images",
     "linear_gaussian_series",
+    "natural_patches",
     "nile",
     "read_arrays",
     "soup",
