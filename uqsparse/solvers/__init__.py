@@ -11,7 +11,10 @@ from uqsparse.solvers.coresets import (
     sampling_probabilities,
     total_sensitivity,
 )
+from uqsparse.solvers.dictionary_matching import Matching, match_dictionaries
 from uqsparse.solvers.evidence import EvidenceRun, maximise_evidence
+from uqsparse.solvers.iterative_thresholding import Codes, iterative_thresholding
+from uqsparse.solvers.matched_sparsity import MatchedSparsity, debias, matched_sparsity
 from uqsparse.solvers.moments import EnclosingBall, MomentBound, MomentSDP
 from uqsparse.solvers.polynomials import Polynomial, PolynomialRing, variables
 from uqsparse.solvers.profile_likelihood import ProfileInterval, profile_likelihood_interval
@@ -28,8 +31,11 @@ from uqsparse.solvers.row_scores import (
 from uqsparse.solvers.safe_bound import EmptinessCertificate, SafeBound, prove_empty, safe_bound
 from uqsparse.solvers.sparse_bayes import SparsePosterior, sparse_bayes
 from uqsparse.solvers.support_function import SupportFunction, support_function
+from uqsparse.solvers.truncated_em import Annealing, TruncatedEM, TruncatedModel, fit_truncated_em
 
 __all__ = [
+    "Annealing",
+    "Codes",
     "Cone",
     "ConicProblem",
     "ConicSolution",
@@ -38,6 +44,8 @@ __all__ = [
     "EnclosingBall",
     "EvidenceRun",
     "LewisWeights",
+    "MatchedSparsity",
+    "Matching",
     "Minimum",
     "MomentBound",
     "MomentSDP",
@@ -53,10 +61,17 @@ __all__ = [
     "SparsePosterior",
     "SupportFunction",
     "TotalSensitivity",
+    "TruncatedEM",
+    "TruncatedModel",
+    "debias",
     "embedding_distortion",
+    "fit_truncated_em",
+    "iterative_thresholding",
     "leverage_scores",
     "lewis_weights",
     "linear_matrix_inequality",
+    "match_dictionaries",
+    "matched_sparsity",
     "maximise_evidence",
     "minimise",
     "ordinal_directions",

@@ -1,0 +1,352 @@
+"""Dictionary learning with any thresholding penalty: code a mini-batch, move the dictionary, keep its columns unit."""
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from uqsparse.kernels.arguments import require_count, require_fraction
+from uqsparse.kernels.penalties import Penalty, penalty_named
+from uqsparse.solvers.iterative_thresholding import STEP_SHARE, iterative_thresholding, solve_rows, squared_norm_bound
+
+# The dictionary moves by this share of the step that fits each column alone.
+_STEP_SHARE = 0.5
+# A column's energy in the codes counts as at least this share of the mean column's.
+_DAMPING = 0.1
+# The strength moves by this power of active fraction over target after each batch, by at most this factor.
+_STRENGTH_POWER, _STRENGTH_FACTOR = 0.5, 2.0
+
+
+class DictionaryLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Learn an overcomplete dictionary, and code signals with few of its units, for any penalty of `penalty_named`.
+
+    Minimises the mean over rows of `1/2 |x - dictionary r|^2 + sum value(r)` over codes and dictionaries with unit
+    columns, by mini-batches. There is no intercept: centre or whiten the data first. Strengths of different penalties
+    mean different things; to compare penalties give `active_target`, or use `matched_sparsity`.
+
+    Args:
+        n_components: units in the dictionary, at least 1; twice the number of features if None.
+        penalty: a name ("l1", "l0", "l1/2", "l2/3", "log", "scad", "mcp", "cel0"), or a record, which carries its own
+            strength.
+        strength: strength of a penalty given by name, nonnegative; its unit is that of the penalty.
+        active_target: if given, the strength is moved after each batch until this share of the numbers in the codes is
+            active, in (0, 1), or, from 1 on, this number of units per row.
+        max_iter: most passes over the data, at least 1.
+        tol: stop when a pass lowers the mean objective (with `active_target`: the mean squared error) by less than this
+            share; None makes all passes and says nothing of convergence.
+        batch_size: rows per batch, at least 1.
+        reseed_after: a unit that was not active for this many batches starts anew from a badly explained row, at least
+            1; None never does that.
+        fit_tolerance: of the codes while learning, see `iterative_thresholding`.
+        transform_tolerance: of the codes in `transform`.
+        code_max_iter: most iterations of a row.
+        dictionary_init: where to start, shape (n_components, n_features), no row zero; None draws normal numbers.
+        random_state: seed of the start, of the order of rows and of new units.
+
+    Attributes:
+        components_: units in rows, of norm 1, shape (n_components, n_features).
+        strength_: the strength in the end: `strength`, unless there was an `active_target`.
+        penalty_: the penalty record at that strength.
+        objective_trace_: mean objective of each batch, before the dictionary moved.
+        active_fraction_trace_: share of active numbers in the codes of each batch.
+        n_reseeded_: units that started anew.
+        n_dropped_: rows that were zero, from which nothing can be learned; they are left out of all batches.
+        converged_: whether `tol` was met; None if it is None or only `partial_fit` was called.
+        n_iter_: passes over the data.
+        n_steps_: batches.
+
+    Source: Olshausen & Field (1996), Emergence of simple-cell receptive field properties by learning a sparse code for
+    natural images; Rentzeperis, Calatroni, Perrinet & Prandi (2023), Beyond l1 sparse coding in V1, PLoS Computational
+    Biology, section Methods. The step is divided by each column's energy, which makes it free of scale.
+
+    >>> X = np.random.default_rng(0).normal(size=(64, 4))
+    >>> learner = DictionaryLearner(6, penalty="l1", strength=0.5, max_iter=2, tol=None, random_state=0).fit(X)
+    >>> learner.components_.shape, learner.transform(X).shape
+    ((6, 4), (64, 6))
+    """
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        penalty: str | Penalty = "cel0",
+        strength: float = 0.2,
+        *,
+        active_target: float | None = None,
+        max_iter: int = 50,
+        tol: float | None = 1e-3,
+        batch_size: int = 256,
+        reseed_after: int | None = 10,
+        fit_tolerance: float = 1e-2,
+        transform_tolerance: float = 1e-4,
+        code_max_iter: int = 5000,
+        dictionary_init: Num[Any, "M D"] | None = None,
+        random_state: Any = None,
+    ):
+        self.n_components = n_components
+        self.penalty = penalty
+        self.strength = strength
+        self.active_target = active_target
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.reseed_after = reseed_after
+        self.fit_tolerance = fit_tolerance
+        self.transform_tolerance = transform_tolerance
+        self.code_max_iter = code_max_iter
+        self.dictionary_init = dictionary_init
+        self.random_state = random_state
+
+    def fit(self, X: Num[Any, "n D"], y: Any = None) -> "DictionaryLearner":
+        """Learn the dictionary.
+
+        Args:
+            X: signals, finite, shape (n, D); float32 stays float32.
+            y: ignored.
+
+        Raises:
+            ValueError: a value is NaN or infinite, all rows are zero, or a parameter is out of range.
+            TypeError: the penalty is neither a name nor a record.
+
+        Warns:
+            ConvergenceWarning: `max_iter` passes did not meet `tol`.
+            UserWarning: no unit was active in the last pass.
+        """
+        checked: Any = validate_data(self, X, dtype=[np.float64, np.float32])
+        rows = self._started(checked)
+        best, self.converged_ = math.inf, None if self.tol is None else False
+        for _ in range(self.max_iter):
+            order = self._random.permutation(len(rows))
+            costs, first = [], self.n_steps_
+            for here in range(0, len(rows), self.batch_size):
+                batch = rows[order[here : here + self.batch_size]]
+                costs.append((self._learn(batch), len(batch)))
+            self.n_iter_ += 1
+            cost = sum(value * n for value, n in costs) / len(rows)
+            if self.tol is not None and cost >= (1 - self.tol) * best:
+                self.converged_ = True
+                break
+            best = min(best, cost)
+        if not any(self._active[first:]):
+            warnings.warn(f"no unit is active: the strength {self.strength_:g} is too large", stacklevel=2)
+        if self.converged_ is False:
+            warnings.warn(f"not converged in max_iter={self.max_iter} passes", ConvergenceWarning, stacklevel=2)
+        return self
+
+    def partial_fit(self, X: Num[Any, "n D"], y: Any = None) -> "DictionaryLearner":
+        """Go on learning from more rows: one pass over them in the order given.
+
+        Args:
+            X: signals, finite, shape (n, D).
+            y: ignored.
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        begun = hasattr(self, "components_")
+        checked: Any = validate_data(self, X, dtype=[np.float64, np.float32], reset=not begun)
+        if begun:
+            rows = self._without_zeros(checked.astype(self.components_.dtype))
+        else:
+            rows, self.converged_ = self._started(checked), None
+        for here in range(0, len(rows), self.batch_size):
+            self._learn(rows[here : here + self.batch_size])
+        self.n_iter_ += 1
+        return self
+
+    def transform(self, X: Num[Any, "n D"]) -> Float[np.ndarray, "n M"]:
+        """Codes of signals, from a start at zero; a zero row has a zero code.
+
+        Args:
+            X: signals, finite, shape (n, D).
+
+        Returns:
+            Codes with exact zeros, shape (n, n_components).
+
+        Warns:
+            RuntimeWarning: a row did not converge in `code_max_iter` iterations.
+        """
+        check_is_fitted(self)
+        checked: Any = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return iterative_thresholding(
+            checked,
+            self.components_.T,
+            self.penalty_,
+            tolerance=self.transform_tolerance,
+            max_iter=self.code_max_iter,
+        ).codes
+
+    def inverse_transform(self, codes: Num[Any, "n M"]) -> Float[np.ndarray, "n D"]:
+        """Signals of codes: their sums of units.
+
+        Args:
+            codes: shape (n, n_components).
+
+        Raises:
+            ValueError: the shape does not fit.
+        """
+        check_is_fitted(self)
+        codes = np.asarray(codes)
+        if codes.ndim != 2 or codes.shape[1] != len(self.components_):
+            raise ValueError(f"codes has shape {codes.shape}; expected (n, {len(self.components_)})")
+        return codes @ self.components_
+
+    def score(self, X: Num[Any, "n D"], y: Any = None) -> float:
+        """Share of the signals' energy that codes explain: `1 - |X - reconstruction|^2 / |X|^2`.
+
+        At most 1; comparable between penalties at equal sparsity. 1 if X is zero.
+        """
+        reconstruction = self.inverse_transform(self.transform(X))
+        rows = np.asarray(X, dtype=np.float64)
+        energy = float(np.sum(rows**2))
+        return 1.0 - float(np.sum((rows - reconstruction) ** 2)) / energy if energy > 0 else 1.0
+
+    @property
+    def dictionary_(self) -> Float[np.ndarray, "D M"]:
+        """Units in columns: `components_.T`."""
+        return self.components_.T
+
+    @property
+    def objective_trace_(self) -> Float[np.ndarray, " n_steps"]:
+        """Mean objective of each batch, before the dictionary moved."""
+        return np.array(self._objectives)
+
+    @property
+    def active_fraction_trace_(self) -> Float[np.ndarray, " n_steps"]:
+        """Share of active numbers in the codes of each batch."""
+        return np.array(self._active)
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
+
+    def _started(self, X: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "kept D"]:
+        """Check parameters, set the state before the first batch, and return the rows to learn from."""
+        for name in ("max_iter", "batch_size", "code_max_iter"):
+            require_count(name, getattr(self, name), 1)
+        for name in ("fit_tolerance", "transform_tolerance"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
+        if self.tol is not None:
+            require_fraction("tol", self.tol)
+        if self.reseed_after is not None:
+            require_count("reseed_after", self.reseed_after, 1)
+        n_units = 2 * X.shape[1] if self.n_components is None else self.n_components
+        require_count("n_components", n_units, 1)
+        if isinstance(self.penalty, Penalty):
+            penalty = self.penalty
+            if np.ndim(penalty.lambda_):
+                raise ValueError(f"penalty must have one strength for all units, got {penalty!r}")
+        elif isinstance(self.penalty, str):
+            penalty = penalty_named(self.penalty, self.strength)
+        else:
+            raise TypeError(f"penalty must be a name or a record of uqsparse.kernels.penalties, got {self.penalty!r}")
+        if self.active_target is not None and not 0 < self.active_target < n_units:
+            raise ValueError(
+                f"active_target must be a share in (0, 1) or a count in [1, {n_units}), got {self.active_target!r}"
+            )
+        self._random = check_random_state(self.random_state)
+        self.penalty_, self.strength_ = penalty, float(penalty.lambda_)
+        self.n_dropped_ = self.n_reseeded_ = self.n_steps_ = self.n_iter_ = 0
+        self._objectives, self._active = [], []
+        self._unused = np.zeros(n_units, int)
+        rows = self._without_zeros(X)
+        if not len(rows):
+            raise ValueError("X is zero: there is nothing to learn")
+        if self.dictionary_init is None:
+            start = self._random.normal(size=(n_units, X.shape[1]))
+        else:
+            start = np.array(self.dictionary_init, dtype=np.float64)
+            if start.shape != (n_units, X.shape[1]) or not np.isfinite(start).all() or not start.any(axis=1).all():
+                raise ValueError(
+                    f"dictionary_init must be finite, without zero rows and of shape {(n_units, X.shape[1])}, got "
+                    f"shape {start.shape}"
+                )
+        self.components_ = (start / np.linalg.norm(start, axis=1, keepdims=True)).astype(X.dtype)
+        return rows
+
+    def _without_zeros(self, X: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "kept D"]:
+        kept = X[X.any(axis=1)]
+        self.n_dropped_ += len(X) - len(kept)
+        return kept
+
+    def _learn(self, batch: Float[np.ndarray, "b D"]) -> float:
+        """Code a batch, move the dictionary; returns what `tol` looks at."""
+        dictionary = self.components_.T
+        step = STEP_SHARE / squared_norm_bound(dictionary)
+        self.penalty_.require_step(step)
+        found = solve_rows(
+            batch, dictionary, self.penalty_, step, tolerance=self.fit_tolerance, max_iter=self.code_max_iter
+        )
+        codes, left = found.codes, batch - found.codes @ self.components_
+        active = codes != 0
+        self._objectives.append(float(found.objective.mean()))
+        self._active.append(float(active.mean()))
+        self.n_steps_ += 1
+        components = dictionary_step(self.components_, left, codes)
+        self._unused = np.where(active.any(axis=0), 0, self._unused + 1)
+        if self.reseed_after is not None and (dead := np.flatnonzero(self._unused >= self.reseed_after)).size:
+            components = self._reseeded(components, dead, batch, left)
+        self.components_ = components
+        if self.active_target is None:
+            return self._objectives[-1]
+        self._move_strength(codes.shape[1])
+        return float(np.mean(left**2))
+
+    def _reseeded(
+        self,
+        components: Float[np.ndarray, "M D"],
+        dead: Int[np.ndarray, " k"],
+        batch: Float[np.ndarray, "b D"],
+        left: Float[np.ndarray, "b D"],
+    ) -> Float[np.ndarray, "M D"]:
+        """Units at `dead` become rows of the batch, drawn in proportion to what is left of them."""
+        badness = np.sum(left.astype(np.float64) ** 2, axis=1)
+        count = min(len(dead), int(np.count_nonzero(badness)))
+        if count == 0:
+            return components
+        rows = self._random.choice(len(batch), size=count, replace=False, p=badness / badness.sum())
+        components = components.copy()
+        components[dead[:count]] = batch[rows] / np.linalg.norm(batch[rows], axis=1, keepdims=True)
+        self._unused[dead[:count]] = 0
+        self.n_reseeded_ += count
+        return components
+
+    def _move_strength(self, n_units: int) -> None:
+        assert self.active_target is not None
+        target = self.active_target if self.active_target < 1 else self.active_target / n_units
+        factor = (self._active[-1] / target) ** _STRENGTH_POWER
+        # A strength of 0 could not move.
+        self.strength_ = max(self.strength_, 1e-12) * min(max(factor, 1 / _STRENGTH_FACTOR), _STRENGTH_FACTOR)
+        self.penalty_ = dataclasses.replace(self.penalty_, lambda_=self.strength_)  # pyright: ignore[reportArgumentType]
+
+
+def dictionary_step(
+    components: Float[np.ndarray, "M D"], left: Float[np.ndarray, "b D"], codes: Float[np.ndarray, "b M"]
+) -> Float[np.ndarray, "M D"]:
+    """Half the least squares step of each unit alone, then unit norm; free of the scale of the codes.
+
+    Args:
+        components: units in rows, of norm 1.
+        left: what the codes leave of each row, shape (b, D).
+        codes: shape (b, M).
+
+    Returns:
+        Units of norm 1. A unit that no row uses stays as it is.
+
+    >>> dictionary_step(np.array([[1.0, 0.0]]), np.array([[0.0, 0.0]]), np.array([[0.0]])).tolist()
+    [[1.0, 0.0]]
+    """
+    energy = np.sum(codes**2, axis=0)
+    damped = energy + _DAMPING * energy.mean()
+    used = energy > 0
+    moved = components + _STEP_SHARE * (codes.T @ left) / np.where(used, damped, 1.0)[:, None]
+    norms = np.linalg.norm(moved, axis=1, keepdims=True)
+    usable = used[:, None] & (norms > 0)
+    return np.where(usable, moved / np.where(usable, norms, 1.0), components)
