@@ -23,9 +23,11 @@ def test_code_in_page_runs(page, tmp_path, monkeypatch):
 def test_pages_of_the_guide_have_code():
     pages = {"index", "tempered-smc", "nuts", "state-space", "checks", "diagnostics", "benchmarks"}
     assert {page.stem for page in PAGES} >= pages | {"conformal", "constrained", "llama", "pose"} | {
+        "beyond-l1",
         "calibration",
         "coresets",
         "multiplicity",
         "presto",
+        "sparse-coding",
         "sparse_bayes",
     }

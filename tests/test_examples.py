@@ -30,6 +30,7 @@ def test_example_can_be_imported_and_read(path):
 
 def test_the_examples_are_there():
     assert {path.stem for path in EXAMPLES} >= {
+        "beyond_l1",
         "bimodal_evidence",
         "bring_your_own_method",
         "calibrated_probabilities",
@@ -44,6 +45,8 @@ def test_the_examples_are_there():
         "presto",
         "reversible_jump",
         "sparse_bayes",
+        "sparse_coding",
+        "sparse_coding_two_processes",
         "state_space",
         "validated_inference",
     }

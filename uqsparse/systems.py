@@ -229,6 +229,22 @@ SYSTEMS: tuple[System, ...] = (
         "Cohen & Peng (2015), l_p row sampling by Lewis weights",
     ),
     System(
+        "Probabilistic sparse coding",
+        "uqsparse.models.sparse_coding",
+        "Dictionaries, noise and posteriors of six models with discrete or spike-and-slab causes that add or hide each "
+        "other",
+        "Exarchakis, Bornschein, Sheikh, Dai, Henniges, Drefs & Lücke (2019), ProSper: a Python library for "
+        "probabilistic sparse coding with non-standard priors and superpositions; "
+        "Lücke & Eggert (2010), Expectation truncation and the benefits of preselection in training generative models",
+    ),
+    System(
+        "Sparse coding beyond l1",
+        "uqsparse.kernels.penalties",
+        "Eight penalties with their proximal maps; codes by uqsparse.solvers.iterative_thresholding, dictionaries by "
+        "uqsparse.models.DictionaryLearner",
+        "Rentzeperis, Calatroni, Perrinet & Prandi (2023), Beyond l1 sparse coding in V1",
+    ),
+    System(
         "Hit-and-run",
         "uqsparse.inference.hit_and_run",
         "Uniform draws from a set that is known by its membership test, rotations included",
