@@ -122,16 +122,16 @@ def test_next_parameters_solve_the_least_squares_of_all_states(name, Y):
     np.testing.assert_allclose(following.dictionary, dictionary, atol=1e-7)
     left = target - design @ dictionary.T
     np.testing.assert_allclose(following.noise_scale**2, np.sum(left**2) / (N * D), rtol=1e-9)
-    if name.startswith("discrete"):
-        shares = [np.einsum("ns,sh->", q, states == value) / (N * H) for value in model.values]
-        np.testing.assert_allclose(following.value_probabilities, shares, atol=1e-12)
-        return
     # A and B are sums of the prior over the states that are kept
     kept = np.array([math.prod(prior[value] for value in s) for s in states])
     n_active = np.count_nonzero(states, axis=1)
     ratio = kept.sum() / (kept @ n_active)
-    wanted = ratio * parameters.prior_probability * np.mean(q @ n_active)
-    np.testing.assert_allclose(following.prior_probability, wanted, rtol=1e-9)
+    if name.startswith("discrete"):
+        numbers = np.array([np.einsum("ns,sh->", q, states == value) for value in model.values]) / N
+        before, found = sum(parameters.value_probabilities), following.value_probabilities
+    else:
+        numbers, before, found = np.mean(q @ n_active), parameters.prior_probability, following.prior_probability
+    np.testing.assert_allclose(found, ratio * before * numbers, rtol=1e-9)
     np.testing.assert_allclose(in_double(model.covered_share, parameters), kept.sum(), rtol=1e-9)
 
 

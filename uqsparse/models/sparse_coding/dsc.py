@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from uqsparse.models.sparse_coding.activity_prior import covered_share
+from uqsparse.models.sparse_coding.activity_prior import covered_share, next_probability
 from uqsparse.models.sparse_coding.estimator import SparseCodingEstimator
 from uqsparse.models.sparse_coding.linear_discrete import LinearDiscreteModel
 from uqsparse.models.sparse_coding.states import MAX_STATES
@@ -57,9 +57,15 @@ class DiscreteModel(LinearDiscreteModel):
     def with_prior(
         self, parameters: DiscreteParameters, counts: Float[Array, " v"], n_rows: Float[Array, ""]
     ) -> DiscreteParameters:
-        """Replace the probabilities by the shares of the values, 0 included, not below 1e-6."""
-        shares = counts / (n_rows * self.n_causes)
-        every = jnp.maximum(jnp.concatenate([1 - jnp.sum(shares)[None], shares]), _VALUE_FLOOR)
+        """Replace the probabilities by the shares of the values, 0 included, not below 1e-6.
+
+        The share of all values together is corrected for the states that are left out, as in binary sparse coding.
+        """
+        number = jnp.sum(counts)
+        before = jnp.sum(jnp.asarray(parameters.value_probabilities))
+        active = next_probability(self.n_causes, self.gamma, before, number / n_rows)
+        shares = active * counts / jnp.maximum(number, jnp.finfo(counts.dtype).tiny)
+        every = jnp.maximum(jnp.concatenate([1 - active[None], shares]), _VALUE_FLOOR)
         return parameters._replace(value_probabilities=(every / jnp.sum(every))[1:])
 
     def first_parameters(self, dictionary: Float[Array, "D H"], noise_scale: Float[Array, ""]) -> DiscreteParameters:
