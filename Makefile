@@ -73,7 +73,7 @@ format: $(VENV)/.installed-dev ## let ruff mend what it can
 
 test: lint ## lint, then every test and doctest (ARGS='-k resampling')
 	$(BIN)/python -m pytest -n $(WORKERS) --doctest-modules uqsparse
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests $(ARGS)
 
 docs: $(VENV)/.installed-docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "ignore:.*:DeprecationWarning:(particles|pytensor|pymc|etuples|unification|kanren)",
     ):
         config.addinivalue_line("filterwarnings", noise)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold the most slow tests: a file stays on one worker, and none is to wait for one."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True, scope="module")
