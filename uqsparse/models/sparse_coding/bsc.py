@@ -1,6 +1,6 @@
 """Binary sparse coding: causes that are on or off and add linearly."""
 
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 from uqsparse.models.sparse_coding.activity_prior import covered_share, next_probability
 from uqsparse.models.sparse_coding.estimator import SparseCodingEstimator
 from uqsparse.models.sparse_coding.linear_discrete import LinearDiscreteModel
-from uqsparse.models.sparse_coding.states import MAX_STATES
 from uqsparse.solvers.truncated_model import Parameters
 
 
@@ -92,10 +91,10 @@ class BinarySparseCoding(SparseCodingEstimator):
         gamma: most active causes in a state, in [1, H']; None is 5, or H' if that is less.
         n_iter: number of iterations.
         temperature: temperature of the first iteration, at least 1; it falls to 1 over the first 80 %, and tempers the
-            likelihood alone.
+            likelihood alone. None is 5.
         cut: whether M-steps leave out the data that the prior expects to have more than gamma active causes: those
-            that are explained worst. The cut grows over the first two thirds of the iterations.
-        parameter_noise: noise on the dictionary in the first iterations, as a share of its root mean square.
+            that are explained worst. The cut grows over the first two thirds of the iterations. None is True.
+        parameter_noise: noise on the dictionary in the first iterations, as a share of its root mean square. None is 0.
         n_restarts: number of runs from different starts; that of the largest free energy is kept.
         adaptive: whether posteriors grow: as long as the most probable state of a datum has gamma active causes, both
             gamma and H' are raised for it.
@@ -127,45 +126,6 @@ class BinarySparseCoding(SparseCodingEstimator):
     >>> coder.prior_probability_.round(1), coder.noise_scale_.round(0)
     (np.float64(0.3), np.float64(1.0))
     """
-
-    _default_truncation = (8, 5)
-
-    def __init__(
-        self,
-        n_causes: int = 10,
-        n_candidates: int | None = None,
-        gamma: int | None = None,
-        *,
-        n_iter: int = 100,
-        temperature: float = 5.0,
-        cut: bool = True,
-        parameter_noise: float = 0.0,
-        n_restarts: int = 1,
-        adaptive: bool = False,
-        tol: float = 1e-4,
-        max_states: int = MAX_STATES,
-        chunk_size: int | None = None,
-        dtype: Literal["float64", "float32"] = "float64",
-        progress: bool = False,
-        random_state: Any = None,
-    ):
-        super().__init__(
-            n_causes,
-            n_candidates,
-            gamma,
-            n_iter=n_iter,
-            temperature=temperature,
-            cut=cut,
-            parameter_noise=parameter_noise,
-            n_restarts=n_restarts,
-            adaptive=adaptive,
-            tol=tol,
-            max_states=max_states,
-            chunk_size=chunk_size,
-            dtype=dtype,
-            progress=progress,
-            random_state=random_state,
-        )
 
     def _build_model(self, n_candidates: int, gamma: int) -> BinaryModel:
         return BinaryModel(self.n_causes, n_candidates, gamma)  # pyright: ignore[reportCallIssue]

@@ -90,7 +90,7 @@ class DiscreteSparseCoding(SparseCodingEstimator):
             causes comes with v^g combinations of values.
         values: the values a cause may have beside 0: distinct finite numbers. They fix the scale of the columns.
         n_iter, temperature, cut, parameter_noise, n_restarts, adaptive, tol, max_states, chunk_size, dtype, progress,
-            random_state: as in `BinarySparseCoding`.
+            random_state: as in `BinarySparseCoding`, with 2 for a temperature of None.
 
     Attributes:
         dictionary_, noise_scale_, free_energy_trace_, n_iter_, restarts_, model_, parameters_: as in
@@ -107,6 +107,7 @@ class DiscreteSparseCoding(SparseCodingEstimator):
     """
 
     _default_truncation = (6, 3)
+    _default_temperature = 2.0
 
     def __init__(
         self,
@@ -116,9 +117,9 @@ class DiscreteSparseCoding(SparseCodingEstimator):
         *,
         values: Sequence[float] = (1.0, 2.0),
         n_iter: int = 100,
-        temperature: float = 2.0,
-        cut: bool = True,
-        parameter_noise: float = 0.0,
+        temperature: float | None = None,
+        cut: bool | None = None,
+        parameter_noise: float | None = None,
         n_restarts: int = 1,
         adaptive: bool = False,
         tol: float = 1e-4,

@@ -4,7 +4,7 @@ import abc
 import math
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -42,13 +42,15 @@ from uqsparse.solvers.truncated_em import (
 class SparseCodingEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Base of the estimators of sparse coding with discrete causes.
 
-    A subclass has its own `__init__` with its own defaults, passes everything on to this one, and says:
-    `_build_model(n_candidates, gamma)`, the `TruncatedModel`; `_set_prior(parameters)`, which sets its
-    `prior_..._` attributes; where needed `_check_data(X)`, which refuses data that the model cannot have made, and
-    `_default_truncation`, the H' and gamma that `None` stands for.
+    A subclass says `_build_model(n_candidates, gamma)`, the `TruncatedModel`; `_set_prior(parameters)`, which sets its
+    `prior_..._` attributes; where needed `_check_data(X)`, which refuses data that the model cannot have made; and what
+    `None` stands for: `_default_truncation`, H' and gamma, and the other defaults below.
     """
 
-    _default_truncation: tuple[int, int] = (8, 5)
+    _default_truncation: ClassVar[tuple[int, int]] = (8, 5)
+    _default_temperature: ClassVar[float] = 5.0
+    _default_cut: ClassVar[bool] = True
+    _default_parameter_noise: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -57,9 +59,9 @@ class SparseCodingEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         gamma: int | None = None,
         *,
         n_iter: int = 100,
-        temperature: float = 5.0,
-        cut: bool = True,
-        parameter_noise: float = 0.0,
+        temperature: float | None = None,
+        cut: bool | None = None,
+        parameter_noise: float | None = None,
         n_restarts: int = 1,
         adaptive: bool = False,
         tol: float = 1e-4,
@@ -290,8 +292,13 @@ class SparseCodingEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 require_count(name, getattr(self, name), 1)
         if self.dtype not in ("float64", "float32"):
             raise ValueError(f"dtype must be 'float64' or 'float32', got {self.dtype!r}")
-        for name, least in (("temperature", 1), ("parameter_noise", 0), ("tol", 0)):
-            value = getattr(self, name)
+        temperature = self._default_temperature if self.temperature is None else self.temperature
+        noise = self._default_parameter_noise if self.parameter_noise is None else self.parameter_noise
+        for name, value, least in (
+            ("temperature", temperature, 1),
+            ("parameter_noise", noise, 0),
+            ("tol", self.tol, 0),
+        ):
             if not isinstance(value, int | float) or not least <= value < math.inf:
                 raise ValueError(f"{name} must be a number of at least {least}, got {value!r}")
         n_candidates, gamma = self._default_truncation
@@ -299,9 +306,8 @@ class SparseCodingEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         gamma = min(gamma, n_candidates) if self.gamma is None else self.gamma
         model = self._build_model(n_candidates, gamma)
         require_state_count(self.n_causes, n_candidates, gamma, model.n_values, self.max_states)
-        ramp = CUT_RAMP if self.cut else None
-        noise = float(self.parameter_noise)
-        return model, Annealing(float(self.temperature), self.n_iter, cut_ramp=ramp, parameter_noise=noise)
+        ramp = CUT_RAMP if (self._default_cut if self.cut is None else self.cut) else None
+        return model, Annealing(float(temperature), self.n_iter, cut_ramp=ramp, parameter_noise=float(noise))
 
     def _fingerprint(
         self, model: TruncatedModel, schedule: Annealing, rows: ChunkedRows, Y: Float[np.ndarray, "n D"]

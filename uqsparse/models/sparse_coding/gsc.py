@@ -327,10 +327,11 @@ class SpikeSlabSparseCoding(SparseCodingEstimator):
         gamma: most causes active together, at most H'; None is min(4, H').
         noise: "scalar" for one noise scale, "per-column" for one a column of the data.
         n_iter: number of iterations.
-        temperature: temperature of the first iteration, at least 1; only the likelihood is tempered.
+        temperature: temperature of the first iteration, at least 1; only the likelihood is tempered. None is 4.
         cut: whether badly explained rows are left out of the M-steps, as many as the prior expects to have more than
-            gamma active causes.
+            gamma active causes. None is False.
         parameter_noise: noise added to the dictionary while the temperature falls, a share of its root mean square.
+            None is 0.
         n_restarts: number of runs, of which the one with the largest free energy is kept.
         adaptive: whether posteriors grow H' and gamma for rows whose best state has gamma active causes.
         tol: relative change of the free energy below which the last iteration counts as converged.
@@ -356,6 +357,8 @@ class SpikeSlabSparseCoding(SparseCodingEstimator):
     """
 
     _default_truncation = (7, 4)
+    _default_temperature = 4.0
+    _default_cut = False
 
     def __init__(
         self,
@@ -365,9 +368,9 @@ class SpikeSlabSparseCoding(SparseCodingEstimator):
         *,
         noise: Literal["scalar", "per-column"] = "scalar",
         n_iter: int = 100,
-        temperature: float = 4.0,
-        cut: bool = False,
-        parameter_noise: float = 0.0,
+        temperature: float | None = None,
+        cut: bool | None = None,
+        parameter_noise: float | None = None,
         n_restarts: int = 1,
         adaptive: bool = False,
         tol: float = 1e-4,

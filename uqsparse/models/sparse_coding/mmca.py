@@ -1,13 +1,12 @@
 """Maximum magnitude causes analysis: signed causes of which every pixel shows the one of largest magnitude."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from uqsparse.models.sparse_coding.estimator import SparseCodingEstimator
 from uqsparse.models.sparse_coding.max_superposition import DICTIONARY_FLOOR, MaxSuperpositionModel
-from uqsparse.models.sparse_coding.states import MAX_STATES
 from uqsparse.solvers.truncated_model import Parameters
 
 # Where causes of opposite sign cross, a full step to the new value overshoots, and the next one back: the update's
@@ -67,10 +66,11 @@ class MaximumMagnitudeCauses(SparseCodingEstimator):
         gamma: most active causes in a state, in [1, H']; None is 4, or H' if that is less.
         n_iter: number of iterations.
         temperature: temperature of the first iteration, at least 1; it falls to 1 over the first 80 %, and tempers
-            prior and likelihood.
+            prior and likelihood. None is 4.
         cut: whether M-steps leave out the data that the prior expects to have more than gamma active causes: those
-            that are explained worst. The cut grows over the first two thirds of the iterations.
-        parameter_noise: noise on the dictionary while it cools, falling to 0, as a share of its root mean square.
+            that are explained worst. The cut grows over the first two thirds of the iterations. None is True.
+        parameter_noise: noise on the dictionary while it cools, falling to 0, as a share of its root mean square. None
+            is 0.1.
         n_restarts: number of runs from different starts; that of the largest free energy is kept.
         adaptive: whether posteriors grow: as long as the most probable state of a datum has gamma active causes, both
             gamma and H' are raised for it.
@@ -101,48 +101,13 @@ class MaximumMagnitudeCauses(SparseCodingEstimator):
     >>> rng = np.random.default_rng(0)
     >>> on = rng.random((200, 2)) < 0.4
     >>> X = np.where(on[:, :1], [5.0, 0, 3], np.where(on[:, 1:], [0, -4.0, 0], 0)) + rng.normal(size=(200, 3))
-    >>> MaximumMagnitudeCauses(n_causes=2, n_iter=20, random_state=0).fit(X).noise_scale_ < 1.5
+    >>> MaximumMagnitudeCauses(n_causes=2, random_state=0).fit(X).noise_scale_ < 1.1
     np.True_
     """
 
     _default_truncation = (7, 4)
-
-    def __init__(
-        self,
-        n_causes: int = 10,
-        n_candidates: int | None = None,
-        gamma: int | None = None,
-        *,
-        n_iter: int = 100,
-        temperature: float = 4.0,
-        cut: bool = True,
-        parameter_noise: float = 0.1,
-        n_restarts: int = 1,
-        adaptive: bool = False,
-        tol: float = 1e-4,
-        max_states: int = MAX_STATES,
-        chunk_size: int | None = None,
-        dtype: Literal["float64", "float32"] = "float64",
-        progress: bool = False,
-        random_state: Any = None,
-    ):
-        super().__init__(
-            n_causes,
-            n_candidates,
-            gamma,
-            n_iter=n_iter,
-            temperature=temperature,
-            cut=cut,
-            parameter_noise=parameter_noise,
-            n_restarts=n_restarts,
-            adaptive=adaptive,
-            tol=tol,
-            max_states=max_states,
-            chunk_size=chunk_size,
-            dtype=dtype,
-            progress=progress,
-            random_state=random_state,
-        )
+    _default_temperature = 4.0
+    _default_parameter_noise = 0.1
 
     def _build_model(self, n_candidates: int, gamma: int) -> MaximumMagnitudeModel:
         return MaximumMagnitudeModel(self.n_causes, n_candidates, gamma)  # pyright: ignore[reportCallIssue]

@@ -1,10 +1,7 @@
 """Ternary sparse coding: causes that are -1, 0 or 1 and add linearly."""
 
-from typing import Any, Literal
-
 from uqsparse.models.sparse_coding.bsc import ActivityModel
 from uqsparse.models.sparse_coding.estimator import SparseCodingEstimator
-from uqsparse.models.sparse_coding.states import MAX_STATES
 from uqsparse.solvers.truncated_model import Parameters
 
 
@@ -40,7 +37,7 @@ class TernarySparseCoding(SparseCodingEstimator):
         gamma: most active causes in a state, in [1, H']; None is 3, or H' if that is less. A state with g active
             causes comes with 2^g signs.
         n_iter, temperature, cut, parameter_noise, n_restarts, adaptive, tol, max_states, chunk_size, dtype, progress,
-            random_state: as in `BinarySparseCoding`.
+            random_state: as in `BinarySparseCoding`, with 2 for a temperature of None.
 
     Attributes:
         dictionary_, noise_scale_, free_energy_trace_, n_iter_, restarts_, model_, parameters_: as in
@@ -58,43 +55,7 @@ class TernarySparseCoding(SparseCodingEstimator):
     """
 
     _default_truncation = (6, 3)
-
-    def __init__(
-        self,
-        n_causes: int = 10,
-        n_candidates: int | None = None,
-        gamma: int | None = None,
-        *,
-        n_iter: int = 100,
-        temperature: float = 2.0,
-        cut: bool = True,
-        parameter_noise: float = 0.0,
-        n_restarts: int = 1,
-        adaptive: bool = False,
-        tol: float = 1e-4,
-        max_states: int = MAX_STATES,
-        chunk_size: int | None = None,
-        dtype: Literal["float64", "float32"] = "float64",
-        progress: bool = False,
-        random_state: Any = None,
-    ):
-        super().__init__(
-            n_causes,
-            n_candidates,
-            gamma,
-            n_iter=n_iter,
-            temperature=temperature,
-            cut=cut,
-            parameter_noise=parameter_noise,
-            n_restarts=n_restarts,
-            adaptive=adaptive,
-            tol=tol,
-            max_states=max_states,
-            chunk_size=chunk_size,
-            dtype=dtype,
-            progress=progress,
-            random_state=random_state,
-        )
+    _default_temperature = 2.0
 
     def _build_model(self, n_candidates: int, gamma: int) -> TernaryModel:
         return TernaryModel(self.n_causes, n_candidates, gamma)  # pyright: ignore[reportCallIssue]
