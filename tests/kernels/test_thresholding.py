@@ -1,5 +1,7 @@
 """Thresholding against a grid search, which shares nothing with closed forms; jumps, derivatives, and properties."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,3 +214,15 @@ def test_refusals(refused, message):
 def test_a_strength_that_is_no_number_is_refused():
     with pytest.raises(TypeError, match="lambda_ of L1"):
         L1(None)
+
+
+def test_kinds_of_penalties_differ_as_pytrees():
+    """Or a compiled function could run another kind's program: structures are the keys of JAX's caches."""
+    structures = [jax.tree.structure(penalty_named(name, 0.5)) for name in PENALTIES]
+    for one, other in itertools.combinations(structures, 2):
+        assert one != other
+    for name in PENALTIES:
+        penalty = penalty_named(name, 0.5)
+        leaves, structure = jax.tree.flatten(penalty)
+        assert leaves[0] == 0.5
+        assert jax.tree.unflatten(structure, leaves) == penalty

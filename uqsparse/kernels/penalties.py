@@ -31,7 +31,22 @@ Record = TypeVar("Record", bound=type)
 
 @dataclass_transform(frozen_default=True)
 def _penalty(record: Record) -> Record:
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(record))
+    kind = dataclasses.dataclass(frozen=True)(record)
+    names = [field.name for field in dataclasses.fields(kind)]
+
+    def flatten(penalty: Any) -> tuple[list[Any], type]:
+        return [getattr(penalty, name) for name in names], kind
+
+    def unflatten(_: type, leaves: Any) -> Any:
+        penalty = object.__new__(kind)
+        for name, leaf in zip(names, leaves, strict=True):
+            object.__setattr__(penalty, name, leaf)
+        return penalty
+
+    # Not `register_dataclass`: in JAX 0.10 structures of two classes with the same fields compare equal, so that a
+    # compiled function may be handed another penalty's program.
+    jax.tree_util.register_pytree_node(kind, flatten, unflatten)
+    return kind
 
 
 class Penalty:
