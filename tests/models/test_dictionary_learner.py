@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
 
 from uqsparse.kernels.penalties import CEL0, L1, MCP
-from uqsparse.models.sparse_coding.dictionary_learner import DictionaryLearner, dictionary_step
+from uqsparse.models.sparse_coding.dictionary_learner import DictionaryLearner, Moments, dictionary_step
 
 
 @pytest.fixture(scope="module")
@@ -147,16 +147,76 @@ def test_zero_rows_are_left_out(planted):
     np.testing.assert_array_equal(model.components_, same.components_)
 
 
-def test_the_dictionary_step_has_no_scale_and_halves_the_way_to_least_squares():
+def test_parts_of_a_stream_are_remembered_as_the_whole(planted):
+    X = planted[0][:160]
+    whole, parts, forgetful = learner().partial_fit(X), learner(), learner().partial_fit(X[:64])
+    for first in (0, 64, 128):
+        parts.partial_fit(X[first : first + 64])
+    np.testing.assert_array_equal(parts.components_, whole.components_)
+    anew = learner(dictionary_init=forgetful.components_).partial_fit(X[64:128])
+    # Within 1e-15 of each other if nothing were remembered.
+    assert abs(anew.components_ - forgetful.partial_fit(X[64:128]).components_).max() > 1e-4
+
+
+def test_units_fit_all_batches_with_old_ones_forgotten():
     rng = np.random.default_rng(2)
-    components = np.eye(3)[:1]
-    codes, target = rng.normal(size=(50, 1)), np.array([[0.8, 0.6, 0.0]])
-    left = codes @ target - codes @ components
-    moved = dictionary_step(components, left, codes)
-    # One unit: the damping is 0.1 of its own energy.
-    way = components + 0.5 / 1.1 * (target - components)
-    np.testing.assert_allclose(moved, way / np.linalg.norm(way), rtol=1e-12)
-    np.testing.assert_allclose(dictionary_step(components, 1e8 * left, 1e8 * codes), moved, rtol=1e-9)
+    batches = [(rng.normal(size=(n, 4)) * (rng.random((n, 4)) < 0.5), rng.normal(size=(n, 3))) for n in (20, 30, 7)]
+    units = rng.normal(size=(4, 3))
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    moments = Moments(np.zeros((4, 4)), np.zeros((4, 3)))
+    for codes, rows in batches[:2]:
+        _, moments = dictionary_step(units, moments, codes, rows, 0.7)
+    moved, moments = dictionary_step(units, moments, *batches[2], 0.7)
+    weights = np.repeat([0.7**2, 0.7, 1.0], [20, 30, 7])
+    codes, rows = (np.concatenate(each) for each in zip(*batches, strict=True))
+
+    def error(units):
+        return weights @ np.sum((rows - codes @ units) ** 2, axis=1)
+
+    # The best direction of each unit in turn, by least squares with the length left free but for its sign.
+    expected = units.copy()
+    for j in range(4):
+        others = rows - np.delete(codes, j, axis=1) @ np.delete(expected, j, axis=0)
+        root = np.sqrt(weights)[:, None]
+        best = np.linalg.lstsq(root * codes[:, [j]], root * others, rcond=None)[0][0]
+        before, expected[j] = error(expected), best / np.linalg.norm(best)
+        assert error(expected) <= before
+    np.testing.assert_allclose(moved, expected, rtol=1e-10)
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 1, rtol=1e-12)
+
+
+def test_the_dictionary_step_has_no_scale_and_leaves_unused_units():
+    rng = np.random.default_rng(3)
+    units = np.eye(3)
+    nothing = Moments(np.zeros((3, 3)), np.zeros((3, 3)))
+    codes, rows = rng.normal(size=(7, 3)) * [1, 0, 1], rng.normal(size=(7, 3))
+    moved, moments = dictionary_step(units, nothing, codes, rows, 0.0)
+    np.testing.assert_array_equal(moved[1], units[1])
+    assert abs(moved[0] - units[0]).max() > 0.1
+    large, _ = dictionary_step(units, nothing, 1e8 * codes, 1e8 * rows, 0.0)
+    np.testing.assert_allclose(large, moved, rtol=1e-9)
+    # A batch without active units changes neither units that are fitted already nor what is remembered of them.
+    alone = Moments(np.diag(np.diagonal(moments.codes)), moments.rows)
+    fitted, _ = dictionary_step(units, alone, 0 * codes, rows, 1.0)
+    again, kept = dictionary_step(fitted, alone, 0 * codes, rows, 0.5)
+    np.testing.assert_allclose(again, fitted, rtol=1e-12)
+    np.testing.assert_allclose(kept.rows, 0.5 * alone.rows, rtol=1e-12)
+
+
+def test_a_unit_that_starts_anew_has_no_past(planted):
+    X, _ = planted
+    start = np.vstack([np.eye(13)[12], np.random.default_rng(1).normal(size=(15, 13)) * (np.arange(13) < 12)])
+    # The first unit explains much of the first rows, and is used by no later one.
+    first = np.hstack([X[:320], 10.0 * np.where(np.arange(320) % 2, 1, -1)[:, None]])
+    later = np.hstack([X[:256], np.zeros((256, 1))])
+    model = learner(dictionary_init=start, reseed_after=3).partial_fit(first)
+    assert abs(model.components_[0, 12]) > 0.99
+    model.partial_fit(later[:192])
+    assert model.n_reseeded_ == 1
+    assert not any(each.any() for each in (model._moments.codes[0], model._moments.codes[:, 0], model._moments.rows[0]))
+    model.partial_fit(later[192:])
+    # Neither it nor the others, to make up for it, turn to where it pointed.
+    assert abs(model.components_[:, 12]).max() < 0.03
 
 
 def test_it_is_a_scikit_learn_estimator():
