@@ -33,6 +33,7 @@ from uqsparse.solvers.dictionary_matching import match_dictionaries
 from uqsparse.solvers.truncated_em import Annealing, TruncatedModel, fit_truncated_em
 
 _SYSTEM = "Probabilistic sparse coding"
+_NMF: Any = NMF  # its stub wants a string for the number of components
 _VALUES = {"BSC": (1.0,), "TSC": (-1.0, 1.0), "DSC": (1.0, 2.0), "MCA": (1.0,), "MMCA": (1.0,), "GSC": (1.0,)}
 
 
@@ -79,18 +80,19 @@ def _enumerated(name: str, parameters: Any, shares: np.ndarray, Y: np.ndarray) -
     values = np.array([0.0, *_VALUES[name]])
     log_joint, active = [], []
     for places in itertools.product(range(len(values)), repeat=4):
-        s, covariance = values[list(places)], noise
-        mean = W @ s
+        s = values[list(places)]
+        mean, covariance = W @ s, noise
         if name in ("MCA", "MMCA"):
             mean = _soft_maximum(W * s)
         elif name == "GSC":
             mean = W @ (s * parameters.slab_mean)
             covariance = noise + (W * (s * parameters.slab_variance)) @ W.T
-        density = scipy.stats.multivariate_normal(mean, covariance).logpdf(Y)
+        normal: Any = scipy.stats.multivariate_normal
+        density = normal(mean, covariance).logpdf(Y)
         log_joint.append(density + sum(math.log(shares[place]) for place in places))
         active.append(s != 0)
     log_joint = np.array(log_joint)
-    log_likelihood = logsumexp(log_joint, axis=0)
+    log_likelihood: Any = logsumexp(log_joint, axis=0)
     return log_likelihood, np.exp(log_joint - log_likelihood).T @ np.array(active, float)
 
 
@@ -226,13 +228,14 @@ def free_energy_ranks_runs(context: Context) -> Measured:
     found = [_bars_found("MCA", run.parameters.dictionary, data.dictionary) for run in model.restarts_]
     free_energy = [run.final_free_energy / 500 for run in model.restarts_]
     detail = "; ".join(f"{k} bars {F:.1f}" for k, F in zip(found, free_energy, strict=True))
-    return Measured(float(scipy.stats.spearmanr(found, free_energy).statistic), ">=", 0.7, "1", detail)
+    correlation: Any = scipy.stats.spearmanr(found, free_energy)
+    return Measured(float(correlation.statistic), ">=", 0.7, "1", detail)
 
 
 def _peers(data: Bars, seed: int) -> dict[str, np.ndarray]:
     """Dictionaries of three methods without noise model; NMF sees the data's positive part."""
-    methods = {
-        "NMF": NMF(10, max_iter=1000, random_state=seed),
+    methods: dict[str, Any] = {
+        "NMF": _NMF(n_components=10, max_iter=1000, random_state=seed),
         "DictionaryLearning": DictionaryLearning(10, max_iter=50, fit_algorithm="cd", random_state=seed),
         "FastICA": FastICA(10, max_iter=1000, random_state=seed),
     }
@@ -262,7 +265,8 @@ def _superposed(kind: Literal["linear", "max"], seed: int) -> tuple[dict[str, li
     train = bars(seed, 400, superposition=kind, probability=0.3)
     test = bars(seed + 1, 400, superposition=kind, probability=0.3).images
     scores, dictionaries = {}, {}
-    for name, of_kind in (("MCA", MaximalModel), ("BSC", BinaryModel)):
+    kinds: dict[str, Any] = {"MCA": MaximalModel, "BSC": BinaryModel}
+    for name, of_kind in kinds.items():
         model = of_kind(n_causes=10, n_candidates=7, gamma=4)
         parameters = _near_truth(model, train, seed)
         dictionaries[name] = parameters.dictionary
@@ -312,9 +316,10 @@ def _calibration(seed: int) -> dict[tuple[int, int], float]:
     train, fresh = bars(seed, 1000), bars(seed + 1, 2000)
     model = _fitted(BinarySparseCoding(10, 8, 5, n_restarts=4, random_state=seed), train.images)
     order = match_dictionaries(model.dictionary_, train.dictionary).assignment
-    found = {}
+    found: dict[tuple[int, int], float] = {}
+    of_kind: Any = BinaryModel
     for n_candidates, gamma in ((10, 6), (10, 4), (10, 2)):
-        truncated = BinaryModel(n_causes=10, n_candidates=n_candidates, gamma=gamma)
+        truncated = of_kind(n_causes=10, n_candidates=n_candidates, gamma=gamma)
         marginals = row_posteriors(truncated, model.parameters_, fresh.images).marginals[:, order]
         clipped = np.clip(marginals.ravel(), 0.0, 1.0)
         found[n_candidates, gamma] = expected_calibration_error(clipped, fresh.states.ravel(), binning="width").value

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from uqsparse.kernels.namespaces import AnyArray
 from uqsparse.models.sparse_coding.activity_prior import covered_share, next_probability
 from uqsparse.models.sparse_coding.estimator import SparseCodingEstimator
 from uqsparse.models.sparse_coding.linear_discrete import LinearDiscreteModel
@@ -20,9 +21,9 @@ class ActivityParameters(NamedTuple):
         prior_probability: probability that a cause is active.
     """
 
-    dictionary: Float[Array, "D H"]
-    noise_scale: Float[Array, ""]
-    prior_probability: Float[Array, ""]
+    dictionary: Float[AnyArray, "D H"]
+    noise_scale: Float[AnyArray, ""]
+    prior_probability: Float[AnyArray, ""]
 
 
 class ActivityModel(LinearDiscreteModel):

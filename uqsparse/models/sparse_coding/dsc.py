@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from uqsparse.kernels.namespaces import AnyArray
 from uqsparse.models.sparse_coding.activity_prior import covered_share, next_probability
 from uqsparse.models.sparse_coding.estimator import SparseCodingEstimator
 from uqsparse.models.sparse_coding.linear_discrete import LinearDiscreteModel
@@ -27,9 +28,9 @@ class DiscreteParameters(NamedTuple):
         value_probabilities: probabilities of the values other than 0, shape (v,); their sum is below 1.
     """
 
-    dictionary: Float[Array, "D H"]
-    noise_scale: Float[Array, ""]
-    value_probabilities: Float[Array, " v"]
+    dictionary: Float[AnyArray, "D H"]
+    noise_scale: Float[AnyArray, ""]
+    value_probabilities: Float[AnyArray, " v"]
 
 
 class DiscreteModel(LinearDiscreteModel):

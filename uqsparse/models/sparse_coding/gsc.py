@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from uqsparse.kernels.namespaces import AnyArray
 from uqsparse.models.sparse_coding.activity_prior import PROBABILITY_FLOOR
 from uqsparse.models.sparse_coding.estimator import SparseCodingEstimator
 from uqsparse.models.sparse_coding.selection import spread_vectors, sum_matrices, top_candidates
@@ -38,11 +39,11 @@ class SpikeSlabParameters(NamedTuple):
         slab_variance: variance of its coefficient when active, shape (H,).
     """
 
-    dictionary: Float[Array, "D H"]
-    noise_scale: Float[Array, "*D"]
-    prior_probability: Float[Array, " H"]
-    slab_mean: Float[Array, " H"]
-    slab_variance: Float[Array, " H"]
+    dictionary: Float[AnyArray, "D H"]
+    noise_scale: Float[AnyArray, "*D"]
+    prior_probability: Float[AnyArray, " H"]
+    slab_mean: Float[AnyArray, " H"]
+    slab_variance: Float[AnyArray, " H"]
 
 
 class SpikeSlabStatistics(NamedTuple):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from uqsparse.kernels.namespaces import is_traced
+from uqsparse.kernels.namespaces import AnyArray, is_traced
 from uqsparse.models.sparse_coding.activity_prior import covered_share, next_probability
 from uqsparse.models.sparse_coding.selection import kept_states, spread_vectors, top_candidates
 from uqsparse.models.sparse_coding.states import multi_cause_states, state_count
@@ -46,9 +46,9 @@ class MaxParameters(NamedTuple):
         prior_probability: probability that a cause is active.
     """
 
-    dictionary: Float[Array, "D H"]
-    noise_scale: Float[Array, ""]
-    prior_probability: Float[Array, ""]
+    dictionary: Float[AnyArray, "D H"]
+    noise_scale: Float[AnyArray, ""]
+    prior_probability: Float[AnyArray, ""]
 
 
 class MaxStatistics(NamedTuple):
