@@ -229,7 +229,7 @@ SYSTEMS: tuple[System, ...] = (
         "Cohen & Peng (2015), l_p row sampling by Lewis weights",
     ),
     System(
-        "Probabilistic sparse coding",
+        "Sparse coding models",
         "uqsparse.models.sparse_coding",
         "Dictionaries, noise and posteriors of six models with discrete or spike-and-slab causes that add or hide each "
         "other",

@@ -32,7 +32,7 @@ from uqsparse.models.sparse_coding.tsc import TernaryModel, TernarySparseCoding
 from uqsparse.solvers.dictionary_matching import match_dictionaries
 from uqsparse.solvers.truncated_em import Annealing, TruncatedModel, fit_truncated_em
 
-_SYSTEM = "Probabilistic sparse coding"
+_SYSTEM = "Sparse coding models"
 _NMF: Any = NMF  # its stub wants a string for the number of components
 _VALUES = {"BSC": (1.0,), "TSC": (-1.0, 1.0), "DSC": (1.0, 2.0), "MCA": (1.0,), "MMCA": (1.0,), "GSC": (1.0,)}
 

@@ -20,7 +20,7 @@ from uqsparse.models.sparse_coding.tsc import TernaryModel
 from uqsparse.solvers.chunked_rows import row_moments
 from uqsparse.solvers.truncated_em import Annealing, TruncatedPosterior, fit_truncated_em, placed_rows
 
-_SYSTEM = "Probabilistic sparse coding"
+_SYSTEM = "Sparse coding models"
 _SIDE, _H, _N_TRAIN, _N_TEST, _N_ITER = 12, 100, 20_000, 4_000, 40
 # One seed for all three claims, which look at the same two fits of a minute each.
 _SEED = 0

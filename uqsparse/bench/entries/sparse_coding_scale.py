@@ -16,7 +16,7 @@ import numpy as np
 from uqsparse.bench.records import Context, Measured, NotMeasured
 from uqsparse.bench.registry import claim
 
-_SYSTEM = "Probabilistic sparse coding"
+_SYSTEM = "Sparse coding models"
 
 # Bars on four virtual devices: meshes of 1, 2 and 4 of them, and none; 503 rows fill no mesh evenly.
 _SHARDS = """
