@@ -95,14 +95,14 @@ def half_threshold(x: Float[AnyArray, "*d"], weight: Any) -> Float[AnyArray, "*d
     """
     xp = array_namespace(x, weight)
     size = xp.abs(x)
-    active = size > half_threshold_jump(weight)
+    active = size > _half_threshold_jump(weight)
     # Inactive entries are moved to 1 with weight 0 before the arc cosine, so that no derivative of it is NaN.
     inside, scale = xp.where(active, size, 1.0), xp.where(active, weight, 0.0)
     angle = xp.arccos(scale / 4.0 * (inside / 3.0) ** -1.5)
     return _signed(xp, x, active, 2.0 / 3.0 * inside * (1.0 + xp.cos(2.0 / 3.0 * (math.pi - angle))))
 
 
-def half_threshold_jump(weight: Any) -> Any:
+def _half_threshold_jump(weight: Any) -> Any:
     """Size of x at which the proximal map of `weight * |w|^(1/2)` leaves zero: `3/2 weight^(2/3)`."""
     return 1.5 * _power_of(weight, 2.0 / 3.0)
 
@@ -126,7 +126,7 @@ def two_thirds_threshold(x: Float[AnyArray, "*d"], weight: Any) -> Float[AnyArra
     """
     xp = array_namespace(x, weight)
     size = xp.abs(x)
-    active = size > two_thirds_threshold_jump(weight)
+    active = size > _two_thirds_threshold_jump(weight)
     # Without a penalty nothing moves; there, and where the result is 0, the formula runs on x = 2 with weight 1.
     inner = active & (xp.asarray(weight) > 0)
     inside, twice = xp.where(inner, size, 2.0), 2.0 * xp.where(inner, weight, 1.0)
@@ -136,7 +136,7 @@ def two_thirds_threshold(x: Float[AnyArray, "*d"], weight: Any) -> Float[AnyArra
     return _signed(xp, x, active, xp.where(inner, moved, size))
 
 
-def two_thirds_threshold_jump(weight: Any) -> Any:
+def _two_thirds_threshold_jump(weight: Any) -> Any:
     """Size of x at which the proximal map of `weight * |w|^(2/3)` leaves zero: `2/3 (24 weight^3)^(1/4)`."""
     return 2.0 / 3.0 * 24.0**0.25 * _power_of(weight, 0.75)
 
