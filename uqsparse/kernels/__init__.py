@@ -1,10 +1,13 @@
 """Compiled array functions: arrays in, arrays out, safe under `jit`, `vmap` and `grad`."""
 
+from uqsparse.kernels.group_sparsity import GroupSparse, pack, project_group, unpack
 from uqsparse.kernels.kronecker import KroneckerOperator
 from uqsparse.kernels.namespaces import array_namespace, is_traced
 from uqsparse.kernels.noise import random_bits, standard_normal, uniform
 from uqsparse.kernels.ordinal import ordinal_nll, ordinal_probabilities
+from uqsparse.kernels.output_order import OutputOrder, rearrange_outputs
 from uqsparse.kernels.penalties import CEL0, L0, L1, MCP, SCAD, LHalf, Log, LTwoThirds, Penalty, penalty_named
+from uqsparse.kernels.product_choice import calibrate
 from uqsparse.kernels.quantiles import (
     conformal_rank,
     order_statistic,
@@ -12,6 +15,7 @@ from uqsparse.kernels.quantiles import (
     weighted_order_statistic,
     weighted_quantile,
 )
+from uqsparse.kernels.rearrangement import Place, Rearranged, Stream, rearrange, reorder
 from uqsparse.kernels.resampling import (
     conditional_effective_sample_size,
     effective_sample_size,
@@ -20,6 +24,7 @@ from uqsparse.kernels.resampling import (
     stratified,
     systematic,
 )
+from uqsparse.kernels.sparse_products import backend, matmul, rows_matvec
 from uqsparse.kernels.sparseness import active_fraction, lifetime_sparseness, population_sparseness
 from uqsparse.kernels.thresholding import (
     cel0_threshold,
@@ -39,13 +44,20 @@ __all__ = [
     "L1",
     "MCP",
     "SCAD",
+    "GroupSparse",
     "KroneckerOperator",
     "LHalf",
     "LTwoThirds",
     "Log",
+    "OutputOrder",
     "Penalty",
+    "Place",
+    "Rearranged",
+    "Stream",
     "active_fraction",
     "array_namespace",
+    "backend",
+    "calibrate",
     "cel0_threshold",
     "conditional_effective_sample_size",
     "conformal_rank",
@@ -56,16 +68,23 @@ __all__ = [
     "is_traced",
     "lifetime_sparseness",
     "log_threshold",
+    "matmul",
     "mcp_threshold",
     "multinomial",
     "order_statistic",
     "ordinal_nll",
     "ordinal_probabilities",
+    "pack",
     "penalty_named",
     "population_sparseness",
+    "project_group",
     "random_bits",
     "rank_pvalue",
+    "rearrange",
+    "rearrange_outputs",
+    "reorder",
     "residual",
+    "rows_matvec",
     "scad_threshold",
     "soft_threshold",
     "standard_normal",
@@ -73,6 +92,7 @@ __all__ = [
     "systematic",
     "two_thirds_threshold",
     "uniform",
+    "unpack",
     "weighted_order_statistic",
     "weighted_quantile",
 ]
