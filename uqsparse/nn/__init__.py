@@ -1,15 +1,21 @@
-"""Network modules (Equinox): a decoder of the Llama architecture with its weights, and a keypoint detector."""
+"""Network modules (Equinox): sparse layers, a decoder of the Llama architecture, and a keypoint detector."""
 
 from uqsparse.nn.compiled_blocks import compile_blocks
 from uqsparse.nn.gguf_files import load_gguf
+from uqsparse.nn.group_convolution import GroupConv
 from uqsparse.nn.heatmap_network import HeatmapNetwork, HeatmapTraining, heatmaps, train_heatmap_network
+from uqsparse.nn.linear import GroupLinear, SparseLinear
 from uqsparse.nn.llama import KVCache, Llama
 from uqsparse.nn.llama_config import LlamaConfig
 from uqsparse.nn.llama_decoding import LlamaDecoder
+from uqsparse.nn.packed_networks import load_packed, network_bytes, pack_network, save_packed
 from uqsparse.nn.safetensors_files import load_safetensors
+from uqsparse.nn.streams import chain_streams, llama_streams
 from uqsparse.nn.training import Plateau, Training, train_epoch, train_keeping_best
 
 __all__ = [
+    "GroupConv",
+    "GroupLinear",
     "HeatmapNetwork",
     "HeatmapTraining",
     "KVCache",
@@ -17,11 +23,18 @@ __all__ = [
     "LlamaConfig",
     "LlamaDecoder",
     "Plateau",
+    "SparseLinear",
     "Training",
+    "chain_streams",
     "compile_blocks",
     "heatmaps",
+    "llama_streams",
     "load_gguf",
+    "load_packed",
     "load_safetensors",
+    "network_bytes",
+    "pack_network",
+    "save_packed",
     "train_epoch",
     "train_heatmap_network",
     "train_keeping_best",
