@@ -30,4 +30,5 @@ def test_pages_of_the_guide_have_code():
         "presto",
         "sparse-coding",
         "sparse_bayes",
+        "sparse-kernels",
     }

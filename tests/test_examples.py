@@ -47,6 +47,7 @@ def test_the_examples_are_there():
         "sparse_bayes",
         "sparse_coding",
         "sparse_coding_two_processes",
+        "sparse_inference",
         "state_space",
         "validated_inference",
     }

@@ -252,6 +252,13 @@ SYSTEMS: tuple[System, ...] = (
         "regions; Neal (2003), Slice sampling",
     ),
     System(
+        "Sparse layers",
+        "uqsparse.kernels.sparse_products",
+        "Products with sparse matrices that are faster than dense ones, with gradients; layers in uqsparse.nn.linear",
+        "Xu et al. (2023), SparseByteNN: a novel mobile inference acceleration framework based on fine-grained group "
+        "sparsity; Lin et al. (2022), 1xN pattern for pruning convolutional neural networks",
+    ),
+    System(
         "Resampling kernels",
         "uqsparse.kernels.resampling",
         "Multinomial, stratified, systematic and residual resampling as functions of explicit uniforms",
