@@ -162,7 +162,7 @@ def train_keeping_best(
     to_beat, waited = lowest, np.zeros(lowest.shape, int)
     history = []
     stopped = "epochs"
-    with _bar(progress, title, n_epochs) as advance:
+    with progress_bar(progress, title, n_epochs) as advance:
         try:
             for index in range(n_epochs):
                 network, state, training, validation = epoch(index, network, state, scale)
@@ -231,8 +231,8 @@ def _not_converged(result: Training) -> str | None:
     return None if result.converged else f"the validation loss was still falling after {n_done} epochs"
 
 
-class _bar:
-    """A progress bar whose text says the loss; entering gives the function that moves it on."""
+class progress_bar:
+    """A progress bar whose text says the loss; entering gives the function that moves it on by one, or by a number."""
 
     def __init__(self, shown: bool, title: str, total: int):
         self.bar = Progress(
@@ -244,9 +244,9 @@ class _bar:
         )
         self.task = self.bar.add_task(title, total=total, note="compiling")
 
-    def __enter__(self) -> Callable[[str], None]:
+    def __enter__(self) -> Callable[..., None]:
         self.bar.start()
-        return lambda note: self.bar.update(self.task, advance=1, note=note)
+        return lambda note, by=1: self.bar.update(self.task, advance=by, note=note)
 
     def __exit__(self, *_: Any) -> None:
         self.bar.stop()
