@@ -17,6 +17,7 @@ from numpyro import handlers
 
 from uqsparse.inference.model_sites import ModelSites, inspect_model
 from uqsparse.inference.precision import retry_after_precision_clash
+from uqsparse.whole_file import whole_file
 
 Groups = Mapping[str, Mapping[str, Any]]
 
@@ -203,12 +204,8 @@ def save(data: Any, path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"directory {str(path.parent)!r} does not exist")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        data.to_netcdf(str(temporary), engine="h5netcdf")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as draft:
+        data.to_netcdf(str(draft), engine="h5netcdf")
 
 
 def load(path: str | os.PathLike) -> Any:
