@@ -93,10 +93,9 @@ DEFAULTS = (
     *_limits("jax", "gradients", {1: (0, 0, 0), 16: (0.02, 0.02, 0.02), 64: (0.15, 0.20, 0.20)}),
 )
 
-# Lower ends of classes of groups, and the share of a weight up to which it is packed. In groups of 16 the compiled
-# product was at least 0.99 times as fast as the dense one from 40% of weights off; less is kept of smaller groups,
-# which gain only for some numbers of rows. The same on every machine: what a network is made of, and so its files, must
-# not depend on where it was packed.
+# Lower ends of classes of groups, and the share of a weight up to which it is packed: less of smaller groups, which
+# gain only for some numbers of rows. The same on every machine: what a network is made of, and so its files, must not
+# depend on where it was packed.
 _PACKED_UP_TO = {1: 0.3, 2: 0.4, 4: 0.6}
 
 _current: tuple[Limit, ...] = DEFAULTS
