@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import arviz
 import jax
 import numpy as np
 import xarray
@@ -23,10 +22,13 @@ Groups = Mapping[str, Mapping[str, Any]]
 
 # Pointwise log likelihoods are computed in batches of draws that hold about this many numbers.
 _BATCH_NUMBERS = 2**22
+# ArviZ is imported where it is used, in all of the package: it takes seconds, and most runs do without it.
 
 
 def arviz_major() -> int:
     """Return the installed ArviZ's major version: 0 for `InferenceData`, 1 or more for `DataTree`."""
+    import arviz
+
     return int(arviz.__version__.split(".")[0])
 
 
@@ -50,6 +52,8 @@ def to_arviz(groups: Groups, attributes: Mapping[str, Any] | None = None) -> Any
     >>> dict(dataset(data, "posterior").sizes), attributes(data)["algorithm"]
     ({'chain': 2, 'draw': 5}, 'NUTS')
     """
+    import arviz
+
     arrays = {
         group: {name: np.asarray(value) for name, value in variables.items()}
         for group, variables in groups.items()
@@ -90,6 +94,8 @@ def group_names(data: Any) -> tuple[str, ...]:
     Raises:
         TypeError: if `data` is neither `InferenceData` nor `DataTree`.
     """
+    import arviz
+
     if isinstance(data, xarray.DataTree):
         return tuple(data.children)
     if arviz_major() < 1 and isinstance(data, arviz.InferenceData):
@@ -210,6 +216,8 @@ def save(data: Any, path: str | os.PathLike) -> None:
 
 def load(path: str | os.PathLike) -> Any:
     """Read ArviZ data from a netCDF file written by `save` (or by ArviZ)."""
+    import arviz
+
     return arviz.from_netcdf(str(path), engine="h5netcdf")
 
 
