@@ -204,6 +204,26 @@ def test_no_rows_and_no_entries_are_no_special_case():
     np.testing.assert_array_equal(matmul(jnp.ones((3, 6)), gs), np.zeros((3, 10)))
 
 
+def test_what_is_empty_is_no_special_case():
+    gs, *_ = random_matrix(np.random.default_rng(5), 6, 10, 4, 5)
+    assert jax.vmap(matmul, (0, None))(jnp.zeros((0, 3, 6)), gs).shape == (0, 3, 10)
+    assert jax.vmap(matmul, (0, None))(jnp.zeros((3, 0, 6)), gs).shape == (3, 0, 10)
+
+    def total(val):
+        return jax.vmap(lambda row: matmul(row, dataclasses.replace(gs, val=val)))(jnp.zeros((0, 6))).sum()
+
+    np.testing.assert_array_equal(jax.grad(total)(gs.val), np.zeros((5, 4)))
+    for *leading, n_inputs, n_outputs, n_chosen in ((3, 4, 2, 0), (4, 2, 0), (3, 0, 2, 0), (3, 4, 0, 1), (0, 4, 2, 1)):
+        x, W = jnp.ones((*leading, n_inputs)), jnp.ones((n_inputs, n_outputs))
+        idx = jnp.zeros((*leading, n_chosen), jnp.int32)
+        np.testing.assert_array_equal(rows_matvec(x, W, idx), np.zeros((*leading, n_outputs)))
+        dx, dW = jax.grad(lambda x, W, idx=idx: rows_matvec(x, W, idx).sum(), argnums=(0, 1))(x, W)
+        assert (dx.shape, dW.shape) == (x.shape, W.shape)
+        if leading:
+            batched = jax.vmap(rows_matvec, (0, None, 0))(x, W, idx)
+            np.testing.assert_array_equal(batched, np.zeros((*leading, n_outputs)))
+
+
 def test_wrong_arguments_are_named():
     gs, *_ = random_matrix(np.random.default_rng(6), 6, 10, 4, 5)
     with pytest.raises(ValueError, match="x must have 6 entries in its last axis, got shape"):
@@ -244,6 +264,21 @@ def test_positions_that_do_not_fit_are_refused_by_the_compiled_code(changes, mes
     arrays = {name: jnp.asarray(array) for name, array in changes.items()}
     with pytest.raises(Exception, match=message):
         jax.block_until_ready(matmul(jnp.ones((6, 5)), dataclasses.replace(small(), **arrays), "native"))
+
+
+@needs_native
+@pytest.mark.parametrize("inputs", [[4, 1, 3], [1, 1, 3]])
+def test_the_gradient_of_large_groups_refuses_inputs_out_of_order(inputs):
+    gs = from_arrays([0, 2, 3], [1, 4, 3], np.ones((3, 8)), (5, 16), 8)
+    wrong = dataclasses.replace(gs, idx=jnp.asarray(inputs))
+    with pytest.raises(Exception, match="idx must ascend within each group"):
+        jax.block_until_ready(jax.grad(lambda x: matmul(x, wrong, "native").sum())(jnp.ones((6, 5))))
+
+
+@needs_native
+def test_a_wide_group_without_entries_takes_no_time():
+    gs = from_arrays([0, 0], np.zeros(0, int), np.zeros((0, 2**40)), (9, 7), 2**40)
+    np.testing.assert_array_equal(matmul(jnp.ones((2, 9)), gs, "native"), np.zeros((2, 7)))
 
 
 @needs_native
