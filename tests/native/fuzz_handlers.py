@@ -2,12 +2,12 @@
 
     .venv/bin/python tests/native/fuzz_handlers.py [--shapes 60] [--seed 0]
 
-Builds the library with the sanitizers (a minute). `harness.cpp` then calls its handlers without XLA, which takes a minute
-more and tries what XLA would not hand over: shapes that are lies, threads that never come, callers on all threads of the
+Builds the library with the sanitizers (a minute). `harness.cpp` then calls its handlers without XLA, for another minute,
+and tries what XLA would not hand over: shapes that are lies, threads that never come, callers on all threads of the
 pool. Last they are called from JAX for random shapes, for some minutes: valid matrices, whose results are compared with
-NumPy, and matrices and shapes in which something is wrong, which must be refused. All of it for every instruction set that
-the machine has. Anything that is read or written out of bounds ends the process with a report. `pytest` does not collect
-this file.
+NumPy, and matrices and shapes in which something is wrong, which must be refused. All of it is done for every instruction
+set that the machine has. Anything that is read or written out of bounds ends the process with a report. `pytest` does
+not collect this file.
 
     .venv/bin/python tests/native/fuzz_handlers.py --threads
 
@@ -32,7 +32,7 @@ REPORTS = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1", "TSAN_OPTIONS"
 
 def build(folder: Path, sanitizers: str) -> Path:
     """The library with the sanitizers in it."""
-    options = [f"-DUQSPARSE_SANITIZE={sanitizers}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
+    options = [f"-DUQSPARSE_SANITIZE={sanitizers}", "-DUQSPARSE_OPTIMIZE=-O1", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
     options.append(f"-DPython_EXECUTABLE={sys.executable}")
     subprocess.run(["cmake", "-S", NATIVE, "-B", folder, *options], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["cmake", "--build", folder], check=True, stdout=subprocess.DEVNULL)
@@ -53,7 +53,7 @@ def call_without_xla(library: Path, sanitizers: str, seed: int) -> int:
 def run_under_sanitizers(library: Path, arguments: list[str]) -> int:
     """This script once more, in a process that loads AddressSanitizer before all else."""
     libraries = [
-        subprocess.run([COMPILER, f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        subprocess.check_output([COMPILER, f"-print-file-name={name}"], text=True).strip()
         for name in ("libasan.so", "libubsan.so")
     ]
     environment = {
