@@ -389,6 +389,20 @@ def test_everything_works_where_nothing_is_compiled(monkeypatch):
     assert backend() == "jax"
 
 
+@needs_native
+def test_kernels_that_xla_refuses_are_not_used(monkeypatch):
+    """As where they were built against a newer XLA, which is only seen at once if JAX has set up its processors."""
+    ready = []
+
+    def refuse(*arguments, **options):
+        assert ready == ["cpu"]
+        raise RuntimeError("API version (0.3) is incompatible")
+
+    monkeypatch.setattr(jax, "devices", ready.append)
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    assert library.__wrapped__() == ("", "the compiled kernels do not load: API version (0.3) is incompatible")
+
+
 def test_the_backend_says_what_was_found():
     found = library()
     assert backend() == (f"native ({found.kernels})" if found.kernels else "jax")

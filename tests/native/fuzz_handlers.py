@@ -2,12 +2,12 @@
 
     .venv/bin/python tests/native/fuzz_handlers.py [--shapes 60] [--seed 0]
 
-Builds the library with the sanitizers (a minute). `harness.cpp` then calls its handlers without XLA, for another minute,
-and tries what XLA would not hand over: shapes that are lies, threads that never come, callers on all threads of the
-pool. Last they are called from JAX for random shapes, for some minutes: valid matrices, whose results are compared with
-NumPy, and matrices and shapes in which something is wrong, which must be refused. All of it is done for every instruction
-set that the machine has. Anything that is read or written out of bounds ends the process with a report. `pytest` does
-not collect this file.
+Builds the library with the sanitizers (a minute). `harness.cpp` then calls its handlers without XLA and tries what XLA
+would not hand over: shapes that are lies, threads that never come, callers on all threads of the pool. Last they are
+called from JAX for random shapes, for some minutes: valid matrices, whose results are compared with NumPy, and matrices
+and shapes in which something is wrong, which must be refused. All of it is done for every instruction set that the
+machine has. Anything that is read or written out of bounds ends the process with a report. `pytest` does not collect
+this file.
 
     .venv/bin/python tests/native/fuzz_handlers.py --threads
 
