@@ -4,7 +4,7 @@
 //   harness LIBRARY [SEED]
 //
 // Right input is compared with plain loops in double precision, wrong input must be refused. `fuzz_handlers.py` builds
-// and runs it; its headers are jaxlib's.
+// and runs it; its headers are jaxlib's. Built with a library for another processor, it runs under qemu's user emulation.
 
 #include <dlfcn.h>
 
