@@ -31,7 +31,7 @@ _SYSTEM = "Sparse layers"
 SIZES, ROWS, SPARSITIES, GROUPS = (512, 1024, 2048, 4096), (1, 32, 256), (0.5, 0.75, 0.9, 0.95), (16, 8, 4, 1)
 _DENSITIES = tuple(round(1 - sparsity, 2) for sparsity in SPARSITIES)
 _LAYER_DENSITIES = (1.0, 0.8, 0.6, 0.4, 0.2)
-_HOW = "processor seconds on one thread, least of interleaved rounds"
+_HOW = "processor seconds on one thread, median of interleaved rounds"
 
 
 def _require_kernels() -> None:
@@ -190,7 +190,7 @@ def two_threads(context: Context) -> Measured:
     panels = {f"than {peer}": _ratios(table, peer, "16 {}") for peer in (DENSE, OPENBLAS)}
     ratios = panels[f"than {DENSE}"]
     drawing = _heat_map(table, panels, "How many times faster products in groups of 16 are on two threads")
-    detail = f"{_least(ratios, table)}; {backend()}; seconds of the clock, least of interleaved rounds"
+    detail = f"{_least(ratios, table)}; {backend()}; seconds of the clock, median of interleaved rounds"
     return Measured(float(ratios.min()), ">=", 1.0, DENSE, detail, (drawing,))
 
 
@@ -280,5 +280,5 @@ def chosen_inputs(context: Context) -> Measured:
     seconds = interleaved_seconds(calls, rounds=9)
     ratio = {name: seconds["dense"] / value for name, value in seconds.items()}
     listed = ", ".join(f"{s:.0%} {ratio[f'compiled {s}']:.2f} ({ratio[f'gathered {s}']:.2f})" for s in sparsities)
-    detail = f"by inputs left out, in brackets a gather and a dense product: {listed}; {backend()}; processor seconds"
+    detail = f"by inputs left out, in brackets a gather and a dense product: {listed}; {backend()}; medians of rounds"
     return Measured(ratio["compiled 0.65"], ">=", 1.5, DENSE, detail)

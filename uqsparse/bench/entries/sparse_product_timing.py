@@ -44,7 +44,7 @@ class Job(NamedTuple):
             makes of a linear layer, beside that layer; what it leaves dense is not timed again.
         backend: of `matmul`; layers take "auto".
         peers: what to time besides XLA's dense product; peers with sparse weights at every density.
-        rounds: interleaved rounds, of which the fastest counts.
+        rounds: interleaved rounds, whose median counts.
     """
 
     size: int
@@ -97,11 +97,15 @@ def key(group: int, density: float) -> str:
 def interleaved_seconds(
     calls: Calls,
     rounds: int,
-    least: float = 0.01,
+    least: float = 0.02,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[str, float]:
-    """Seconds of each call: the least of rounds in which each is repeated for about `least` seconds."""
-    repeats, best = {}, dict.fromkeys(calls, float("inf"))
+    """Seconds of each call: the median of rounds in which each is repeated for about `least` seconds.
+
+    The least of them would not do: what threads that have just stopped took is now and then counted a tick late, and a
+    round can seem to take half of its time.
+    """
+    repeats, found = {}, {name: [] for name in calls}
     for name, call in calls.items():
         call()  # compiles
         start = clock()
@@ -112,8 +116,8 @@ def interleaved_seconds(
             start = clock()
             for _ in range(repeats[name]):
                 call()
-            best[name] = min(best[name], (clock() - start) / repeats[name])
-    return best
+            found[name].append((clock() - start) / repeats[name])
+    return {name: float(np.median(seconds)) for name, seconds in found.items()}
 
 
 def run(job: Job, seed: int, threads: int = 1) -> dict[str, float]:
