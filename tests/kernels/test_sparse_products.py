@@ -440,7 +440,7 @@ def test_there_is_a_limit_for_everything():
 def test_calibration_finds_where_the_programs_meet(monkeypatch):
     monkeypatch.setattr(product_choice, "_current", DEFAULTS)
     # 1 + 4 density against 3: they meet at one half.
-    monkeypatch.setattr(product_choice, "_seconds", lambda calls, rounds: [2.0, 4.0, 3.0])
+    monkeypatch.setattr(product_choice, "median_seconds", lambda calls, rounds: [2.0, 4.0, 3.0])
     limits = calibrate(32, groups=(8,), rows=(3,), rounds=1)
     changed = [one for one in limits if one not in DEFAULTS]
     assert [one[:4] for one in changed] == [("native", product, 8, 1) for product in ("forward", "gradients")]
@@ -449,6 +449,24 @@ def test_calibration_finds_where_the_programs_meet(monkeypatch):
     assert choose(Shape(3, 10, 80, 8, 51), "forward", "native") == "dense"
     with pytest.raises(ValueError, match="rows must be an integer of at least 1, got 0"):
         calibrate(rows=(0,))
+
+
+def test_a_round_that_is_counted_too_short_does_not_count():
+    """A clock on which a call takes 1, but one of five rounds 0.1."""
+    took = iter([1.0, *[1.0, 0.1, 1.0, 1.0, 1.0]])
+    now = [0.0, False]
+
+    def clock():
+        now[0] += next(took) if now[1] else 0.0
+        now[1] = not now[1]
+        return now[0]
+
+    assert product_choice.median_seconds([lambda: None], 5, clock=clock) == [pytest.approx(1.0)]
+
+
+def test_a_fan_in_may_be_rounded_up():
+    assert choose(Shape(9, 2048, 2048, 16, 1229 * 128), "gradients", "native", DEFAULTS) == "native"
+    assert choose(Shape(9, 2048, 2048, 16, 1300 * 128), "gradients", "native", DEFAULTS) == "dense"
 
 
 @needs_native

@@ -11,7 +11,7 @@ shapes, rounded towards the dense product. `calibrate` measures those of `choose
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -206,27 +206,45 @@ def _meeting_point(matrices: list[GroupSparse], n_rows: int, product: Product, r
         jax.jit(lambda gs: run(gs, "native")).lower(other).compile(),
         jax.jit(lambda gs: run(gs, "dense")).lower(sparse).compile(),
     ]
-    calls = [lambda: programs[0](sparse), lambda: programs[1](other), lambda: programs[2](sparse)]
-    low, high, dense = _seconds(calls, rounds)
+    calls = [
+        lambda program=program, gs=gs: jax.block_until_ready(program(gs))
+        for program, gs in zip(programs, (sparse, other, sparse), strict=True)
+    ]
+    low, high, dense = median_seconds(calls, rounds)
     slope = (high - low) / (other.density - sparse.density)
     if slope <= 0:
         return 1.0 if low < dense else 0.0
     return float(np.clip(sparse.density + (dense - low) / slope, 0.0, 1.0))
 
 
-def _seconds(calls: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Processor seconds of each call, the median of interleaved rounds of at least some milliseconds."""
+def median_seconds(
+    calls: Sequence[Callable[[], Any]],
+    rounds: int,
+    least: float = 0.005,
+    clock: Callable[[], float] = time.process_time,
+) -> list[float]:
+    """Seconds of each call: the median of interleaved rounds in which each is repeated for about `least` seconds.
+
+    The least of the rounds would not do: what threads that have just stopped took is now and then counted a tick late,
+    and a round can seem to take half of its time.
+
+    Args:
+        calls: what to time; each waits for its own result.
+        rounds: repetitions, at least 1.
+        least: seconds of a round.
+        clock: seconds of the processor, or those of the wall for several threads.
+    """
     repeats = []
     for call in calls:
-        jax.block_until_ready(call())
-        start = time.process_time()
-        jax.block_until_ready(call())
-        repeats.append(max(1, int(0.005 / max(time.process_time() - start, 1e-6))))
+        call()  # compiles
+        start = clock()
+        call()
+        repeats.append(max(1, round(least / max(clock() - start, 1e-6))))
     found = np.empty((rounds, len(calls)))
     for seconds in found:
         for i, call in enumerate(calls):
-            start = time.process_time()
+            start = clock()
             for _ in range(repeats[i]):
-                jax.block_until_ready(call())
-            seconds[i] = (time.process_time() - start) / repeats[i]
+                call()
+            seconds[i] = (clock() - start) / repeats[i]
     return np.median(found, axis=0).tolist()
