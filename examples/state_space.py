@@ -46,7 +46,7 @@ def main(folder: str = ".") -> None:
     series = data.treasury_bill()
     times, changes = series.times[1:], np.diff(series.values)
 
-    draws = pmmh(jax.random.key(0), model, changes, n_particles=150, n_samples=1500)
+    draws = pmmh(jax.random.key(0), model, changes, n_particles=100, n_samples=1500)
     report = convergence(draws)
     print(f"{series.name}, {len(changes)} quarterly changes")
     for row in report.scalars[:3]:

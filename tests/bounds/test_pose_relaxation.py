@@ -215,7 +215,7 @@ def test_levels_and_splits_order_their_bounds():
 
 @pytest.mark.slow
 def test_order_two_is_not_above_the_default_level():
-    cones, R, t = _case(1)
+    cones, R, t = _case(1, K=5)
     samples = _walk(cones, R, t)
     problem = pose_problem(cones, *_average(*samples), samples)
     r2, o2 = (certified_bound(problem, level=level, objective="rotation") for level in ("r2", "o2"))

@@ -1,5 +1,6 @@
 """Conditional SMC: its Markov kernel on two states and two times, exactly; and against a Gaussian on longer series."""
 
+import functools
 import itertools
 from fractions import Fraction
 
@@ -85,6 +86,7 @@ def test_the_kernel_leaves_the_smoothing_distribution_invariant_exactly(ancestor
 PHI, NOISE, T = 0.9, 0.5, 10
 
 
+@functools.cache  # one object: what is compiled for it is used again
 def autoregression():
     return StateSpaceModel(
         initial=lambda p, u: dist.Normal(0.0, 1.0),

@@ -204,6 +204,26 @@ def test_no_rows_and_no_entries_are_no_special_case():
     np.testing.assert_array_equal(matmul(jnp.ones((3, 6)), gs), np.zeros((3, 10)))
 
 
+def test_what_is_empty_is_no_special_case():
+    gs, *_ = random_matrix(np.random.default_rng(5), 6, 10, 4, 5)
+    assert jax.vmap(matmul, (0, None))(jnp.zeros((0, 3, 6)), gs).shape == (0, 3, 10)
+    assert jax.vmap(matmul, (0, None))(jnp.zeros((3, 0, 6)), gs).shape == (3, 0, 10)
+
+    def total(val):
+        return jax.vmap(lambda row: matmul(row, dataclasses.replace(gs, val=val)))(jnp.zeros((0, 6))).sum()
+
+    np.testing.assert_array_equal(jax.grad(total)(gs.val), np.zeros((5, 4)))
+    for *leading, n_inputs, n_outputs, n_chosen in ((3, 4, 2, 0), (4, 2, 0), (3, 0, 2, 0), (3, 4, 0, 1), (0, 4, 2, 1)):
+        x, W = jnp.ones((*leading, n_inputs)), jnp.ones((n_inputs, n_outputs))
+        idx = jnp.zeros((*leading, n_chosen), jnp.int32)
+        np.testing.assert_array_equal(rows_matvec(x, W, idx), np.zeros((*leading, n_outputs)))
+        dx, dW = jax.grad(lambda x, W, idx=idx: rows_matvec(x, W, idx).sum(), argnums=(0, 1))(x, W)
+        assert (dx.shape, dW.shape) == (x.shape, W.shape)
+        if leading:
+            batched = jax.vmap(rows_matvec, (0, None, 0))(x, W, idx)
+            np.testing.assert_array_equal(batched, np.zeros((*leading, n_outputs)))
+
+
 def test_wrong_arguments_are_named():
     gs, *_ = random_matrix(np.random.default_rng(6), 6, 10, 4, 5)
     with pytest.raises(ValueError, match="x must have 6 entries in its last axis, got shape"):
@@ -244,6 +264,21 @@ def test_positions_that_do_not_fit_are_refused_by_the_compiled_code(changes, mes
     arrays = {name: jnp.asarray(array) for name, array in changes.items()}
     with pytest.raises(Exception, match=message):
         jax.block_until_ready(matmul(jnp.ones((6, 5)), dataclasses.replace(small(), **arrays), "native"))
+
+
+@needs_native
+@pytest.mark.parametrize("inputs", [[4, 1, 3], [1, 1, 3]])
+def test_the_gradient_of_large_groups_refuses_inputs_out_of_order(inputs):
+    gs = from_arrays([0, 2, 3], [1, 4, 3], np.ones((3, 8)), (5, 16), 8)
+    wrong = dataclasses.replace(gs, idx=jnp.asarray(inputs))
+    with pytest.raises(Exception, match="idx must ascend within each group"):
+        jax.block_until_ready(jax.grad(lambda x: matmul(x, wrong, "native").sum())(jnp.ones((6, 5))))
+
+
+@needs_native
+def test_a_wide_group_without_entries_takes_no_time():
+    gs = from_arrays([0, 0], np.zeros(0, int), np.zeros((0, 2**40)), (9, 7), 2**40)
+    np.testing.assert_array_equal(matmul(jnp.ones((2, 9)), gs, "native"), np.zeros((2, 7)))
 
 
 @needs_native
@@ -354,6 +389,20 @@ def test_everything_works_where_nothing_is_compiled(monkeypatch):
     assert backend() == "jax"
 
 
+@needs_native
+def test_kernels_that_xla_refuses_are_not_used(monkeypatch):
+    """As where they were built against a newer XLA, which is only seen at once if JAX has set up its processors."""
+    ready = []
+
+    def refuse(*arguments, **options):
+        assert ready == ["cpu"]
+        raise RuntimeError("API version (0.3) is incompatible")
+
+    monkeypatch.setattr(jax, "devices", ready.append)
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    assert library.__wrapped__() == ("", "the compiled kernels do not load: API version (0.3) is incompatible")
+
+
 def test_the_backend_says_what_was_found():
     found = library()
     assert backend() == (f"native ({found.kernels})" if found.kernels else "jax")
@@ -391,7 +440,7 @@ def test_there_is_a_limit_for_everything():
 def test_calibration_finds_where_the_programs_meet(monkeypatch):
     monkeypatch.setattr(product_choice, "_current", DEFAULTS)
     # 1 + 4 density against 3: they meet at one half.
-    monkeypatch.setattr(product_choice, "_seconds", lambda calls, rounds: [2.0, 4.0, 3.0])
+    monkeypatch.setattr(product_choice, "median_seconds", lambda calls, rounds: [2.0, 4.0, 3.0])
     limits = calibrate(32, groups=(8,), rows=(3,), rounds=1)
     changed = [one for one in limits if one not in DEFAULTS]
     assert [one[:4] for one in changed] == [("native", product, 8, 1) for product in ("forward", "gradients")]
@@ -400,6 +449,24 @@ def test_calibration_finds_where_the_programs_meet(monkeypatch):
     assert choose(Shape(3, 10, 80, 8, 51), "forward", "native") == "dense"
     with pytest.raises(ValueError, match="rows must be an integer of at least 1, got 0"):
         calibrate(rows=(0,))
+
+
+def test_a_round_that_is_counted_too_short_does_not_count():
+    """A clock on which a call takes 1, but one of five rounds 0.1."""
+    took = iter([1.0, *[1.0, 0.1, 1.0, 1.0, 1.0]])
+    now = [0.0, False]
+
+    def clock():
+        now[0] += next(took) if now[1] else 0.0
+        now[1] = not now[1]
+        return now[0]
+
+    assert product_choice.median_seconds([lambda: None], 5, clock=clock) == [pytest.approx(1.0)]
+
+
+def test_a_fan_in_may_be_rounded_up():
+    assert choose(Shape(9, 2048, 2048, 16, 1229 * 128), "gradients", "native", DEFAULTS) == "native"
+    assert choose(Shape(9, 2048, 2048, 16, 1300 * 128), "gradients", "native", DEFAULTS) == "dense"
 
 
 @needs_native

@@ -2,15 +2,22 @@
 
     .venv/bin/python tests/native/fuzz_handlers.py [--shapes 60] [--seed 0]
 
-Builds the library with the sanitizers (a minute), then calls its handlers from JAX for random shapes, for every
-instruction set that the machine has: valid matrices, whose results are compared with NumPy, and matrices and shapes in
-which something is wrong, which must be refused. Anything that is read or written out of bounds ends the process with a
-report. `pytest` does not collect this file.
+Builds the library with the sanitizers (a minute). `harness.cpp` then calls its handlers without XLA and tries what XLA
+would not hand over: shapes that are lies, threads that never come, callers on all threads of the pool. Last they are
+called from JAX for random shapes, for some minutes: valid matrices, whose results are compared with NumPy, and matrices
+and shapes in which something is wrong, which must be refused. All of it is done for every instruction set that the
+machine has. Anything that is read or written out of bounds ends the process with a report. `pytest` does not collect
+this file.
+
+    .venv/bin/python tests/native/fuzz_handlers.py --threads
+
+looks for data races instead: the harness alone, under ThreadSanitizer.
 """
 
 import argparse
 import ctypes
 import functools
+import importlib.util
 import os
 import subprocess
 import sys
@@ -19,28 +26,42 @@ from pathlib import Path
 
 NATIVE = Path(__file__).resolve().parents[2] / "uqsparse" / "kernels" / "native"
 LARGEST = 2**31 - 1
+COMPILER = os.environ.get("CXX", "g++")
+REPORTS = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1", "TSAN_OPTIONS": "halt_on_error=1"}
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, sanitizers: str) -> Path:
     """The library with the sanitizers in it."""
-    options = ["-DUQSPARSE_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", f"-DPython_EXECUTABLE={sys.executable}"]
+    options = [f"-DUQSPARSE_SANITIZE={sanitizers}", "-DUQSPARSE_OPTIMIZE=-O1", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
+    options.append(f"-DPython_EXECUTABLE={sys.executable}")
     subprocess.run(["cmake", "-S", NATIVE, "-B", folder, *options], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["cmake", "--build", folder], check=True, stdout=subprocess.DEVNULL)
     return folder / "uqsparse_kernels.so"
 
 
+def call_without_xla(library: Path, sanitizers: str, seed: int) -> int:
+    """Build and run the harness, with the same sanitizers."""
+    headers = Path(importlib.util.find_spec("jaxlib").origin).parent / "include"
+    program = library.parent / "harness"
+    options = ["-std=c++17", "-O1", "-g", f"-fsanitize={sanitizers}", "-isystem", headers]
+    sources = [Path(__file__).with_name("harness.cpp"), "-o", program, "-ldl", "-pthread"]
+    subprocess.run([COMPILER, *options, *sources], check=True)
+    environment = {**os.environ, **REPORTS, "ASAN_OPTIONS": "halt_on_error=1"}
+    return subprocess.run([program, library, str(seed)], env=environment).returncode
+
+
 def run_under_sanitizers(library: Path, arguments: list[str]) -> int:
     """This script once more, in a process that loads AddressSanitizer before all else."""
     libraries = [
-        subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        subprocess.check_output([COMPILER, f"-print-file-name={name}"], text=True).strip()
         for name in ("libasan.so", "libubsan.so")
     ]
     environment = {
         **os.environ,
+        **REPORTS,
         "LD_PRELOAD": " ".join(libraries),
         # Python and JAX keep what they have until the end: leaks are not looked for.
         "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
-        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "JAX_PLATFORMS": "cpu",
     }
     return subprocess.run([sys.executable, __file__, "--library", library, *arguments], env=environment).returncode
@@ -141,8 +162,12 @@ def fuzz(library: Path, shapes: int, seed: int) -> None:
         if n:
             for wrong in (-1, n_inputs, LARGEST, -LARGEST - 1, int(rng.integers(n_inputs, 2**31))):
                 everywhere(refused, idx=changed(idx, rng.integers(n), wrong))
-            everywhere(survives, idx=rng.integers(0, n_inputs, n).astype(np.int32))
-            everywhere(survives, idx=np.full(n, n_inputs - 1, np.int32))
+            for other in (rng.integers(0, n_inputs, n), np.full(n, n_inputs - 1)):
+                ascends = (np.diff(group_of * n_inputs + other) > 0).all()
+                survives(forward, (x, ptr, other.astype(np.int32), val))
+                survives(values, (x, dy, ptr, other.astype(np.int32)))
+                check = survives if group < 8 or ascends else refused  # the gradient of large groups relies on it
+                check(backward, (dy, ptr, other.astype(np.int32), val, ptr_t, group_t, pos_t))
             if group < 8:  # larger groups do not use the positions by input
                 for place, bound in ((1, n_groups), (2, n)):
                     for wrong in (-1, bound, LARGEST):
@@ -214,13 +239,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", action="store_true", help="look for data races instead, without JAX")
     parser.add_argument("--library", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.library is not None:
         fuzz(options.library, options.shapes, options.seed)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        library = build(Path(folder))
+        sanitizers = "thread" if options.threads else "address,undefined"
+        library = build(Path(folder), sanitizers)
+        failed = call_without_xla(library, sanitizers, options.seed)
+        if failed or options.threads:
+            return failed
         return run_under_sanitizers(library, ["--shapes", str(options.shapes), "--seed", str(options.seed)])
 
 

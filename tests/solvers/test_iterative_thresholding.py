@@ -185,14 +185,23 @@ ONE = np.ones((2, 3)), np.eye(3)
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (lambda: iterative_thresholding(np.full((2, 3), np.nan), np.eye(3), L1(0.1)), "X has 6 values that are NaN"),
-        (lambda: iterative_thresholding(ONE[0], np.full((3, 3), np.inf), L1(0.1)), "dictionary has 9 values"),
+        (
+            lambda: iterative_thresholding(np.full((2, 3), np.nan), np.eye(3), L1(0.1)),
+            "X must be finite, got 6 values",
+        ),
+        (
+            lambda: iterative_thresholding(ONE[0], np.full((3, 3), np.inf), L1(0.1)),
+            "dictionary must be finite, got 9 values",
+        ),
         (lambda: iterative_thresholding(np.ones(3), np.eye(3), L1(0.1)), "X must be a matrix"),
         (lambda: iterative_thresholding(np.array([["a"]]), np.eye(1), L1(0.1)), "X must hold real numbers"),
         (lambda: iterative_thresholding(ONE[0], np.eye(2), L1(0.1)), r"dictionary has shape \(2, 2\)"),
         (lambda: iterative_thresholding(ONE[0], np.zeros((3, 3)), L1(0.1)), "dictionary is zero"),
         (lambda: iterative_thresholding(*ONE, L1(0.1), start=np.ones((1, 3))), r"start has shape \(1, 3\)"),
-        (lambda: iterative_thresholding(*ONE, L1(0.1), start=np.full((2, 3), np.nan)), "start has 6 values"),
+        (
+            lambda: iterative_thresholding(*ONE, L1(0.1), start=np.full((2, 3), np.nan)),
+            "start must be finite, got 6 values",
+        ),
         (lambda: iterative_thresholding(*ONE, L1(0.1), tolerance=0.0), "tolerance must be a positive number"),
         (lambda: iterative_thresholding(*ONE, L1(0.1), max_iter=0), "max_iter must be an integer of at least 1"),
         (lambda: iterative_thresholding(*ONE, L1(0.1), n_slots=0), "n_slots must be an integer of at least 1"),
@@ -207,7 +216,7 @@ ONE = np.ones((2, 3)), np.eye(3)
         (lambda: matched_sparsity(*ONE, "l3", 0.1), "penalty must be one of"),
         (lambda: matched_sparsity(np.zeros((2, 3)), np.eye(3), "l1", 0.1), "X is zero"),
         (lambda: debias(*ONE, np.ones((2, 2))), "shapes do not fit"),
-        (lambda: debias(*ONE, np.full((2, 3), np.nan)), "codes has 6 values"),
+        (lambda: debias(*ONE, np.full((2, 3), np.nan)), "codes must be finite, got 6 values"),
     ],
 )
 def test_refusals(refused, message):

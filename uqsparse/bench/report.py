@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from uqsparse.bench import formatting, plots
 from uqsparse.bench.results import EntryResult, RunResult, write_json
 from uqsparse.bench.scores import ABOUT_SETS, COLUMNS, HEADLINE, LEVEL, Column, best_rows, competing
+from uqsparse.whole_file import whole_file
 
 try:
     from jinja2 import Environment, StrictUndefined
@@ -39,9 +40,8 @@ def write_report(result: RunResult) -> None:
             "entries": [entry.to_json() for entry in result.entries],
         },
     )
-    draft = result.report.with_name(result.report.name + ".part")
-    draft.write_text(render(result), encoding="utf-8")
-    draft.replace(result.report)
+    with whole_file(result.report) as draft:
+        draft.write_text(render(result), encoding="utf-8")
 
 
 def render(result: RunResult) -> str:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from uqsparse.whole_file import whole_file
+
 Status = Literal["holds", "missed", "measured", "not measured", "failed"]
 
 
@@ -115,6 +117,5 @@ def _numbers(details: dict[str, Any]) -> dict[str, Any]:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that a reader sees the whole old file or the whole new one, whenever we are stopped."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import arviz
 import numpy as np
 import xarray
 
@@ -87,6 +86,8 @@ def add_conformal_group(data: Any, region: Region, pvalue: Any = None) -> Any:
         TypeError: `data` is no ArviZ data.
         ValueError: it has such a group already, or the p-values are for another number of points.
     """
+    import arviz
+
     group = conformal_dataset(region, pvalue)
     if arviz_major() >= 1:
         data = xarray.DataTree() if data is None else data

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import arviz
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -92,6 +91,8 @@ def leave_one_out(log_likelihood: Any, *, var_name: str | None = None, relative_
 
 def _smoothed(log_likelihood: Float[np.ndarray, "n m"], relative_efficiency: float) -> tuple[np.ndarray, np.ndarray]:
     """Smoothed log weights of 1 / f and the shapes of their tails, by ArviZ 0.x or by the package of ArviZ 1.x."""
+    import arviz
+
     if arviz_major() >= 1:
         smooth = importlib.import_module("arviz_stats.base").array_stats.psislw
         log_weights, khat = smooth(log_likelihood, r_eff=relative_efficiency)  # it changes the sign itself

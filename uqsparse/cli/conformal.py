@@ -195,8 +195,8 @@ def _run(
         from uqsparse.bounds.conformal import checked_alpha
         from uqsparse.cli.calibrated_rows import calibrate_rows
         from uqsparse.cli.conformal_files import write_folder
+        from uqsparse.cli.output_files import check_folder
         from uqsparse.cli.prediction_tables import split_rows
-        from uqsparse.cli.whole_files import check_folder
 
         check_folder(out)
         alphas = list(dict.fromkeys(alpha or [0.1]))

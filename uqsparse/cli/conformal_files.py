@@ -10,7 +10,7 @@ import numpy as np
 from uqsparse.bounds.coverage import Coverage
 from uqsparse.bounds.regions import Intervals, LabelSets
 from uqsparse.cli.calibrated_rows import Level, Outcome
-from uqsparse.cli.whole_files import json_text, markdown_table, write_together
+from uqsparse.cli.output_files import json_text, markdown_table, write_together
 
 _SHARED = {
     "all": "one threshold for all rows",

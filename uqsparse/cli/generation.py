@@ -230,7 +230,7 @@ def _print_ended(population: "Population", vocabulary: "Vocabulary", console: Co
 
 
 def _save(result: "WeightedStrings", out: Path) -> None:
-    from uqsparse.cli.whole_files import write_json
+    from uqsparse.cli.output_files import write_json
 
     content: dict[str, Any] = {
         "strings": [

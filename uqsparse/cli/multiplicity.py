@@ -77,8 +77,8 @@ def multiplicity(
     try:
         from uqsparse.cli.contestable_risks import contestable_risks
         from uqsparse.cli.multiplicity_files import write_folder
+        from uqsparse.cli.output_files import check_folder
         from uqsparse.cli.person_tables import read_persons
-        from uqsparse.cli.whole_files import check_folder
         from uqsparse.kernels.arguments import require_fraction
 
         check_folder(out)

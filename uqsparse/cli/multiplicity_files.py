@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from uqsparse.cli.contestable_risks import ContestableRisks
-from uqsparse.cli.whole_files import json_text, markdown_table, write_together
+from uqsparse.cli.output_files import json_text, markdown_table, write_together
 
 _MOST_LISTED = 20
 

@@ -87,8 +87,8 @@ def calibrate(
     calibrate, drawn at random; the others are left for 'predict' and 'bound'.
     """
     try:
+        from uqsparse.cli.output_files import check_file, write_json
         from uqsparse.cli.pose_calibration import calibrated, calibration_record
-        from uqsparse.cli.whole_files import check_file, write_json
 
         check_file(out)
         parts = _read(file, data_dir, object_, score.value, top, ("keypoints",))
@@ -123,9 +123,9 @@ def predict(
     point y lies in a region where (y - centre)^T information (y - centre) <= 1.
     """
     try:
+        from uqsparse.cli.output_files import check_file, write_json
         from uqsparse.cli.pose_calibration import read_calibration, region_record
         from uqsparse.cli.pose_images import in_order
-        from uqsparse.cli.whole_files import check_file, write_json
 
         path = out / "regions.json" if out.is_dir() else out
         check_file(path)
@@ -194,10 +194,10 @@ def bound(
     shown. A pose takes a point Y of the object to R Y + t.
     """
     try:
+        from uqsparse.cli.output_files import check_folder, json_text, write_together
         from uqsparse.cli.pose_calibration import read_calibration
         from uqsparse.cli.pose_errors import errors_record, errors_sentence, key_of, pose_errors
         from uqsparse.cli.pose_plots import PoseView, pose_figure
-        from uqsparse.cli.whole_files import check_folder, json_text, write_together
 
         check_folder(out)
         found = read_calibration(calibration)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import arviz
 import jax
 import numpy as np
 import xarray
@@ -17,15 +16,19 @@ from numpyro import handlers
 
 from uqsparse.inference.model_sites import ModelSites, inspect_model
 from uqsparse.inference.precision import retry_after_precision_clash
+from uqsparse.whole_file import whole_file
 
 Groups = Mapping[str, Mapping[str, Any]]
 
 # Pointwise log likelihoods are computed in batches of draws that hold about this many numbers.
 _BATCH_NUMBERS = 2**22
+# ArviZ is imported where it is used, in all of the package: it takes seconds, and most runs do without it.
 
 
 def arviz_major() -> int:
     """Return the installed ArviZ's major version: 0 for `InferenceData`, 1 or more for `DataTree`."""
+    import arviz
+
     return int(arviz.__version__.split(".")[0])
 
 
@@ -49,6 +52,8 @@ def to_arviz(groups: Groups, attributes: Mapping[str, Any] | None = None) -> Any
     >>> dict(dataset(data, "posterior").sizes), attributes(data)["algorithm"]
     ({'chain': 2, 'draw': 5}, 'NUTS')
     """
+    import arviz
+
     arrays = {
         group: {name: np.asarray(value) for name, value in variables.items()}
         for group, variables in groups.items()
@@ -89,6 +94,8 @@ def group_names(data: Any) -> tuple[str, ...]:
     Raises:
         TypeError: if `data` is neither `InferenceData` nor `DataTree`.
     """
+    import arviz
+
     if isinstance(data, xarray.DataTree):
         return tuple(data.children)
     if arviz_major() < 1 and isinstance(data, arviz.InferenceData):
@@ -203,16 +210,14 @@ def save(data: Any, path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"directory {str(path.parent)!r} does not exist")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        data.to_netcdf(str(temporary), engine="h5netcdf")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as draft:
+        data.to_netcdf(str(draft), engine="h5netcdf")
 
 
 def load(path: str | os.PathLike) -> Any:
     """Read ArviZ data from a netCDF file written by `save` (or by ArviZ)."""
+    import arviz
+
     return arviz.from_netcdf(str(path), engine="h5netcdf")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import arviz
 import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float
@@ -108,6 +107,8 @@ def _gradients(log_density: Callable, u: Float[np.ndarray, "n d"]) -> Float[np.n
 
 def _z_scores(values: Float[np.ndarray, "*chain n d"]) -> Float[np.ndarray, " d"]:
     """Mean over draws of something whose expectation is 0, in units of its standard error."""
+    import arviz
+
     flat = values.reshape(-1, values.shape[-1])
     n = np.full(flat.shape[1], float(len(flat)))
     if values.ndim == 3:
@@ -238,6 +239,8 @@ def _scalars(name: str, draws: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _summary(name: str, draws: Float[np.ndarray, "chain draw"], interval: float) -> ScalarSummary:
+    import arviz
+
     low, high = np.quantile(draws, [(1 - interval) / 2, (1 + interval) / 2])
     mean, sd = float(draws.mean()), float(draws.std(ddof=1))
     if np.ptp(draws) == 0:
@@ -293,6 +296,8 @@ def _others(faulty: list[ScalarSummary], variable: str) -> str:
 def _sampler_report(
     data: Any, run: dict[str, Any]
 ) -> tuple[int | None, np.ndarray | None, tuple[str, ...], tuple[str, ...]]:
+    import arviz
+
     if "sample_stats" not in group_names(data):
         return None, None, (), ()
     stats = dataset(data, "sample_stats")

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import arviz
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
@@ -75,6 +74,8 @@ def _bands(data: Any, variable: str) -> Figure:
 
 def _figure(data: Any, variable: str) -> Figure:
     """Let ArviZ draw densities beside traces, the entries of an array in one picture."""
+    import arviz
+
     if arviz_major() >= 1:
         # Not in the ArviZ that type checkers may see here.
         plot_trace_dist = getattr(arviz, "plot_trace_dist")  # noqa: B009

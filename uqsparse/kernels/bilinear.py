@@ -97,7 +97,8 @@ def _primitive(name: str, product: Product, joined: tuple[int, ...]) -> Primitiv
                 ),
                 **kind,
             )
-            return found.reshape(size, -1, found.shape[-1]), 0
+            n_rows = moved[0].shape[0 if axes[0] is None else 1]
+            return found.reshape(size, n_rows, found.shape[-1]), 0
 
         def one(i: Any) -> Any:
             return primitive.bind(
@@ -116,7 +117,7 @@ def _primitive(name: str, product: Product, joined: tuple[int, ...]) -> Primitiv
 def _one_after_another(size: int, rows: Any, batched: bool) -> Any:
     """The rows of all elements of a batch; all elements have the same ones where they are not batched."""
     whole = rows if batched else jnp.broadcast_to(rows, (size, *rows.shape))
-    return whole.reshape(-1, *whole.shape[2:])
+    return whole.reshape(size * whole.shape[1], *whole.shape[2:])
 
 
 def _differentiable(primitive: Primitive, adjoint: Primitive, of_values: Primitive, swapped: bool = False) -> None:

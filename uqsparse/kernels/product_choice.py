@@ -11,7 +11,7 @@ shapes, rounded towards the dense product. `calibrate` measures those of `choose
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -93,10 +93,9 @@ DEFAULTS = (
     *_limits("jax", "gradients", {1: (0, 0, 0), 16: (0.02, 0.02, 0.02), 64: (0.15, 0.20, 0.20)}),
 )
 
-# Lower ends of classes of groups, and the share of a weight up to which it is packed. In groups of 16 the compiled
-# product was at least 0.99 times as fast as the dense one from 40% of weights off; less is kept of smaller groups,
-# which gain only for some numbers of rows. The same on every machine: what a network is made of, and so its files, must
-# not depend on where it was packed.
+# Lower ends of classes of groups, and the share of a weight up to which it is packed: less of smaller groups, which
+# gain only for some numbers of rows. The same on every machine: what a network is made of, and so its files, must not
+# depend on where it was packed.
 _PACKED_UP_TO = {1: 0.3, 2: 0.4, 4: 0.6}
 
 _current: tuple[Limit, ...] = DEFAULTS
@@ -107,10 +106,11 @@ def worth_packing(density: float, group: int) -> bool:
 
     A packed weight that keeps nearly everything cannot win: it is multiplied in another order, or unpacked first.
 
-    >>> worth_packing(0.5, 16), worth_packing(0.7, 16), worth_packing(0.5, 1)
+    >>> worth_packing(1229 / 2048, 16), worth_packing(0.7, 16), worth_packing(0.5, 1)
     (True, False, False)
     """
-    return density <= _PACKED_UP_TO[max(end for end in _PACKED_UP_TO if end <= group)]
+    # rounded, as a fan-in is: 60% of 2048 inputs are 1229
+    return round(density, 2) <= _PACKED_UP_TO[max(end for end in _PACKED_UP_TO if end <= group)]
 
 
 def choose(shape: Shape, product: Product, program: Program, limits: tuple[Limit, ...] | None = None) -> str:
@@ -136,7 +136,7 @@ def choose(shape: Shape, product: Product, program: Program, limits: tuple[Limit
         and one.rows <= max(shape.n_rows, 1)
     ]
     limit = max(fitting, key=lambda one: (one.group, one.rows)).density
-    return program if shape.density <= limit else "dense"
+    return program if round(shape.density, 2) <= round(limit, 2) else "dense"
 
 
 def calibrate(
@@ -144,7 +144,7 @@ def calibrate(
 ) -> tuple[Limit, ...]:
     """Measure up to which density compiled products beat the dense one on this machine, and let "auto" go by it.
 
-    Seconds of the processor are measured, minima over rounds in turn. A product takes a time that grows linearly with
+    Seconds of the processor are measured, medians over rounds in turn. A product takes a time that grows linearly with
     the density, and the limit is where the line through two densities meets the dense program. What was compiled before
     keeps its choice. It takes some seconds, more with larger sizes; the limits last as long as the process.
 
@@ -152,7 +152,7 @@ def calibrate(
         size: inputs and outputs of the matrices that are timed; take those of your network.
         groups: group sizes to time; limits hold from each up to the next that is listed in `GROUPS`.
         rows: numbers of rows to time, each for the class of `ROWS` that it belongs to.
-        rounds: repetitions of which the fastest counts.
+        rounds: repetitions, whose median counts.
 
     Returns:
         The limits now in use. Where nothing is compiled they are those that come with the package.
@@ -206,27 +206,45 @@ def _meeting_point(matrices: list[GroupSparse], n_rows: int, product: Product, r
         jax.jit(lambda gs: run(gs, "native")).lower(other).compile(),
         jax.jit(lambda gs: run(gs, "dense")).lower(sparse).compile(),
     ]
-    calls = [lambda: programs[0](sparse), lambda: programs[1](other), lambda: programs[2](sparse)]
-    low, high, dense = _seconds(calls, rounds)
+    calls = [
+        lambda program=program, gs=gs: jax.block_until_ready(program(gs))
+        for program, gs in zip(programs, (sparse, other, sparse), strict=True)
+    ]
+    low, high, dense = median_seconds(calls, rounds)
     slope = (high - low) / (other.density - sparse.density)
     if slope <= 0:
         return 1.0 if low < dense else 0.0
     return float(np.clip(sparse.density + (dense - low) / slope, 0.0, 1.0))
 
 
-def _seconds(calls: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Processor seconds of each call, the least of interleaved rounds of at least some milliseconds."""
+def median_seconds(
+    calls: Sequence[Callable[[], Any]],
+    rounds: int,
+    least: float = 0.005,
+    clock: Callable[[], float] = time.process_time,
+) -> list[float]:
+    """Seconds of each call: the median of interleaved rounds in which each is repeated for about `least` seconds.
+
+    The least of the rounds would not do: what threads that have just stopped took is now and then counted a tick late,
+    and a round can seem to take half of its time.
+
+    Args:
+        calls: what to time; each waits for its own result.
+        rounds: repetitions, at least 1.
+        least: seconds of a round.
+        clock: seconds of the processor, or those of the wall for several threads.
+    """
     repeats = []
     for call in calls:
-        jax.block_until_ready(call())
-        start = time.process_time()
-        jax.block_until_ready(call())
-        repeats.append(max(1, int(0.005 / max(time.process_time() - start, 1e-6))))
-    best = [np.inf] * len(calls)
-    for _ in range(rounds):
+        call()  # compiles
+        start = clock()
+        call()
+        repeats.append(max(1, round(least / max(clock() - start, 1e-6))))
+    found = np.empty((rounds, len(calls)))
+    for seconds in found:
         for i, call in enumerate(calls):
-            start = time.process_time()
+            start = clock()
             for _ in range(repeats[i]):
-                jax.block_until_ready(call())
-            best[i] = min(best[i], (time.process_time() - start) / repeats[i])
-    return best
+                call()
+            seconds[i] = (clock() - start) / repeats[i]
+    return np.median(found, axis=0).tolist()

@@ -5,6 +5,7 @@ of gathers and small dense products in JAX (`"jax"`), and the dense product with
 give the same numbers to rounding; the number of threads changes no bit of a compiled product.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -73,7 +74,7 @@ def matmul(x: Float[Array, "*batch K"], gs: GroupSparse, backend: Backend = "aut
         _require_native(x.dtype, gs.val.dtype)
     kind = _Kind(gs.shape, gs.group, backend)
     positions = _Positions(gs.ptr, gs.idx, gs.ptr_t, gs.group_t, gs.pos_t)
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return _product(kind, rows, gs.val, positions).reshape(*x.shape[:-1], gs.shape[1])
 
 
@@ -109,8 +110,9 @@ def rows_matvec(
     for name, array in (("x", x), ("W", W)):
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(f"{name} must hold real floating numbers, got {array.dtype}")
-    places = idx.reshape(-1, idx.shape[-1]).astype(jnp.int32)
-    rows = _rows_product(W.shape, x.reshape(-1, x.shape[-1]), W, places)
+    n_rows = math.prod(x.shape[:-1])  # -1 would not do where the last axis is empty
+    places = idx.reshape(n_rows, idx.shape[-1]).astype(jnp.int32)
+    rows = _rows_product(W.shape, x.reshape(n_rows, x.shape[-1]), W, places)
     return rows.reshape(*x.shape[:-1], W.shape[1])
 
 

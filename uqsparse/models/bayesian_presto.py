@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import arviz
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +118,8 @@ class PrestoPosterior:
 
         Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and localization.
         """
+        import arviz
+
         require_fraction("interval", interval)
         draws = self.rare_draws(X)
         rows = [draws[:, :, i] for i in range(draws.shape[2])]

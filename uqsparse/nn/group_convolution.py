@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from uqsparse.kernels.group_sparsity import GroupSparse, unpack
 from uqsparse.kernels.namespaces import AnyArray, is_traced
 from uqsparse.kernels.sparse_products import Backend, matmul
-from uqsparse.nn.linear import pack_dense_weight, stays_dense
+from uqsparse.nn.linear import pack_dense_weight
 
 _PAD_MODES = {"ZEROS": "constant", "REFLECT": "reflect", "REPLICATE": "edge", "CIRCULAR": "wrap"}
 
@@ -54,8 +54,8 @@ class GroupConv(eqx.Module):
         density: float | None = None,
         group: int = 16,
         backend: Backend = "auto",
-    ) -> "GroupConv | eqx.nn.Conv":
-        """Pack a dense convolution, or leave it dense; arguments and choice as those of `GroupLinear.from_linear`.
+    ) -> "GroupConv":
+        """Pack a dense convolution; arguments as those of `GroupLinear.from_linear`.
 
         Raises:
             ValueError: the convolution has groups of its own, or as for `GroupLinear.from_linear`.
@@ -70,8 +70,7 @@ class GroupConv(eqx.Module):
             mask = mask.reshape(conv.out_channels, -1)
         weight = conv.weight if is_traced(conv.weight) else np.asarray(conv.weight)
         packed = pack_dense_weight(weight.reshape(conv.out_channels, -1), mask, density, group)
-        layer = cls.in_place_of(conv, packed, backend)
-        return eqx.tree_at(lambda dense: dense.weight, conv, layer.weight) if stays_dense(packed, backend) else layer
+        return cls.in_place_of(conv, packed, backend)
 
     @classmethod
     def in_place_of(cls, conv: eqx.nn.Conv, packed: GroupSparse, backend: Backend = "auto") -> "GroupConv":

@@ -21,7 +21,6 @@ from uqsparse.kernels.group_sparsity import (
     unpack,
 )
 from uqsparse.kernels.namespaces import AnyArray
-from uqsparse.kernels.product_choice import worth_packing
 from uqsparse.kernels.sparse_products import Backend, matmul
 
 Layer = TypeVar("Layer", bound="_PackedLinear")
@@ -152,13 +151,8 @@ class GroupLinear(_PackedLinear):
         density: float | None = None,
         group: int = 16,
         backend: Backend = "auto",
-    ) -> "GroupLinear | eqx.nn.Linear":
-        """Pack a dense layer, or with `backend="auto"` leave it dense where a packed one would be slower.
-
-        A layer of which more than 60% is kept (30% without groups, 40% in groups of 2 and 3) stays an
-        `equinox.nn.Linear`, with zeros for what is dropped: from 40% of weights off, in groups of 16, the compiled
-        product was at least 0.99 times as fast as the dense one. Training fills such zeros unless it masks them. Any
-        other backend packs whatever is kept.
+    ) -> "GroupLinear":
+        """Pack a dense layer, however much of it is kept; `pack_network` leaves layers dense that would not gain.
 
         Args:
             linear: the layer.
@@ -166,13 +160,13 @@ class GroupLinear(_PackedLinear):
             density: or the share of the inputs that each group keeps, those with the largest sum of |weight|.
                 With neither, all weights that are not zero are kept, and the zeros that share a group with them.
             group: outputs that share their inputs.
-            backend: of the product, see `uqsparse.kernels.matmul`; any but "auto" packs always.
+            backend: of the product, see `uqsparse.kernels.matmul`.
 
         Raises:
             ValueError: a mask and a density are given, the mask splits a group, the weights are not finite, or an
                 argument is out of its range.
         """
-        return _packed_if_worth(linear, pack_dense_weight(linear.weight, mask, density, group), cls, backend)
+        return in_place_of(linear, pack_dense_weight(linear.weight, mask, density, group), cls, backend)
 
 
 class SparseLinear(_PackedLinear):
@@ -206,28 +200,14 @@ class SparseLinear(_PackedLinear):
         mask: Bool[AnyArray, "out in"] | None = None,
         density: float | None = None,
         backend: Backend = "auto",
-    ) -> "SparseLinear | eqx.nn.Linear":
-        """Pack a dense layer, or leave it dense; arguments and choice as those of `GroupLinear.from_linear`.
+    ) -> "SparseLinear":
+        """Pack a dense layer; arguments as those of `GroupLinear.from_linear`.
 
         >>> linear = eqx.nn.Linear(8, 4, key=jax.random.key(0))
         >>> int(SparseLinear.from_linear(linear, density=0.25).mask.sum())
         8
         """
-        return _packed_if_worth(linear, pack_dense_weight(linear.weight, mask, density, 1), cls, backend)
-
-
-def stays_dense(packed: GroupSparse, backend: Backend) -> bool:
-    """Whether a layer is left dense: the backend is free and so much is kept that packing does not pay."""
-    return backend == "auto" and not worth_packing(packed.density, packed.group)
-
-
-def _packed_if_worth(
-    linear: eqx.nn.Linear, packed: GroupSparse, kind: Callable[..., Layer], backend: Backend
-) -> Layer | eqx.nn.Linear:
-    layer = in_place_of(linear, packed, kind, backend)
-    if not stays_dense(packed, backend):
-        return layer
-    return eqx.tree_at(lambda dense: dense.weight, linear, layer.weight)
+        return in_place_of(linear, pack_dense_weight(linear.weight, mask, density, 1), cls, backend)
 
 
 def in_place_of(

@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from uqsparse.kernels.group_sparsity import GroupSparse, from_arrays
+from uqsparse.kernels.product_choice import worth_packing
 from uqsparse.kernels.sparse_products import Backend
 from uqsparse.nn.group_convolution import GroupConv
 from uqsparse.nn.linear import GroupLinear, SparseLinear, in_place_of
+from uqsparse.whole_file import whole_file
 
 Network = TypeVar("Network")
 _DENSE = (eqx.nn.Linear, eqx.nn.Conv)
@@ -38,9 +40,8 @@ def pack_network(
     With `group=1` linear layers become `SparseLinear`.
 
     With `backend="auto"` a layer stays dense, with zeros for what is dropped, where more than 60% of it is kept (30%
-    without groups, 40% in groups of 2 and 3), since a packed one would be slower than that: in groups of 16 the
-    compiled product was at least 0.99 times as fast as the dense one from 40% of weights off. Training fills such zeros
-    unless it masks them.
+    without groups, 40% in groups of 2 and 3), where a packed one can be slower. Training fills such zeros unless it
+    masks them.
 
     Args:
         network: any pytree that holds `equinox.nn.Linear` and `equinox.nn.Conv`.
@@ -67,12 +68,18 @@ def pack_network(
             return layer
         chosen = {"mask": weight_mask, "density": density, "backend": backend}
         if isinstance(layer, eqx.nn.Conv):
-            return layer if layer.groups != 1 else GroupConv.from_conv(layer, group=group, **chosen)
-        if "scalar" in (layer.in_features, layer.out_features):
+            if layer.groups != 1:
+                return layer
+            packed = GroupConv.from_conv(layer, group=group, **chosen)
+        elif "scalar" in (layer.in_features, layer.out_features):
             return layer
-        if group == 1:
-            return SparseLinear.from_linear(layer, **chosen)
-        return GroupLinear.from_linear(layer, group=group, **chosen)
+        elif group == 1:
+            packed = SparseLinear.from_linear(layer, **chosen)
+        else:
+            packed = GroupLinear.from_linear(layer, group=group, **chosen)
+        if backend != "auto" or worth_packing(packed.packed.density, packed.packed.group):
+            return packed
+        return eqx.tree_at(lambda dense: dense.weight, layer, packed.weight)
 
     def is_layer(node: Any) -> bool:
         return isinstance(node, _DENSE)
@@ -95,11 +102,12 @@ def save_packed(path: str | os.PathLike, network: PyTree) -> None:
     the network that `load_packed` is given.
 
     Args:
-        path: the file; it is replaced if it exists.
+        path: the file; it is replaced if it exists, when the new one is complete.
         network: any pytree of arrays, packed layers included.
 
     Raises:
         ImportError: safetensors is not installed (extra `lm`).
+        OSError: the folder is missing, or cannot be written.
     """
     save_file = _safetensors().numpy.save_file
     tensors, packed = {}, {}
@@ -110,7 +118,8 @@ def save_packed(path: str | os.PathLike, network: PyTree) -> None:
         elif eqx.is_array(leaf) or isinstance(leaf, np.ndarray):
             tensors[name] = np.asarray(leaf)
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    save_file(tensors, os.fspath(path), metadata={"packed": json.dumps(packed)})
+    with whole_file(Path(path)) as draft:
+        save_file(tensors, draft, metadata={"packed": json.dumps(packed)})
 
 
 def load_packed(path: str | os.PathLike, like: Network, *, backend: Backend = "auto") -> Network:

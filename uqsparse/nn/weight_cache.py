@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from uqsparse.whole_file import whole_file
 
 Weights = dict[str, np.ndarray]
 
@@ -90,13 +91,9 @@ def _write(path: Path, description: str, weights: Weights) -> None:
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name[:16], suffix=".part")
-    os.close(handle)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in weights.items()}
     try:
-        contiguous = {name: np.ascontiguousarray(array) for name, array in weights.items()}
-        save_file(contiguous, temporary, {"description": description, "checksum": checksum(description, weights)})
-        os.replace(temporary, path)
+        with whole_file(path) as draft:
+            save_file(contiguous, draft, {"description": description, "checksum": checksum(description, weights)})
     except SafetensorError as error:  # a full disk, say
         raise OSError(str(error)) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)

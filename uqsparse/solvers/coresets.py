@@ -8,8 +8,8 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float, Int
 
-from uqsparse.kernels.arguments import require_count, require_fraction
-from uqsparse.solvers.row_scores import Scheme, exponent, finite_matrix, lewis_weights, sensitivity_brackets, whiten
+from uqsparse.kernels.arguments import require_count, require_finite_matrix, require_fraction
+from uqsparse.solvers.row_scores import Scheme, exponent, lewis_weights, sensitivity_brackets, whiten
 
 
 class RowSample(NamedTuple):
@@ -208,7 +208,7 @@ def embedding_distortion(
     Raises:
         ValueError: an argument is out of range, or the sample is of another matrix.
     """
-    A = finite_matrix(A)
+    A = require_finite_matrix("A", A).astype(np.float64, copy=False)
     p = exponent(p)
     if sample.probabilities.shape != (len(A),):
         raise ValueError(f"sample is of {len(sample.probabilities)} rows; A has {len(A)}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from uqsparse.kernels.arguments import require_count
+from uqsparse.kernels.arguments import require_count, require_finite_matrix
 from uqsparse.kernels.penalties import CEL0, Penalty
 from uqsparse.solvers.thresholding_loop import LoopResult, threshold_rows
 
@@ -106,14 +106,14 @@ def iterative_thresholding(
     >>> iterative_thresholding(np.array([[3.0, 0.2]]), np.eye(2), L1(1.0)).codes.round(3).tolist()
     [[2.0, 0.0]]
     """
-    X = finite_matrix("X", X)
-    dictionary = finite_matrix("dictionary", dictionary).astype(X.dtype)
+    X = require_finite_matrix("X", X)
+    dictionary = require_finite_matrix("dictionary", dictionary).astype(X.dtype)
     if dictionary.shape[0] != X.shape[1]:
         raise ValueError(f"dictionary has shape {dictionary.shape}; X of shape {X.shape} wants ({X.shape[1]}, M)")
     if not isinstance(penalty, Penalty):
         raise TypeError(f"penalty must be a record of uqsparse.kernels.penalties, got {penalty!r}")
     if start is not None:
-        start = finite_matrix("start", start).astype(X.dtype)
+        start = require_finite_matrix("start", start).astype(X.dtype)
         if start.shape != (len(X), dictionary.shape[1]):
             raise ValueError(f"start has shape {start.shape}; expected {(len(X), dictionary.shape[1])}")
     if not (isinstance(tolerance, int | float) and 0 < tolerance < math.inf):
@@ -237,22 +237,6 @@ def squared_norm_bound(dictionary: Float[np.ndarray, "D M"]) -> float:
         power = power @ power
     # Rounding of the squarings and of the Gram matrix itself.
     return math.exp(logarithm) * (1 + 1e-10) * scale**2
-
-
-def finite_matrix(name: str, array: Any) -> Float[np.ndarray, "n D"]:
-    """The array as a finite matrix of float32 or float64, refused otherwise.
-
-    Raises:
-        ValueError: it holds no real numbers, is no matrix or an empty one, or has NaN or infinite values.
-    """
-    array = np.asarray(array)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    if array.ndim != 2 or not array.size:
-        raise ValueError(f"{name} must be a matrix with at least one row and column, got shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} has {np.count_nonzero(~np.isfinite(array))} values that are NaN or infinite")
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
 def _warn_of_norms(penalty: Penalty, dictionary: Float[np.ndarray, "D M"]) -> None:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
-from uqsparse.kernels.arguments import require_count
+from uqsparse.kernels.arguments import require_count, require_finite_matrix
 from uqsparse.kernels.penalties import Penalty, penalty_named
-from uqsparse.solvers.iterative_thresholding import Codes, finite_matrix, iterative_thresholding
+from uqsparse.solvers.iterative_thresholding import Codes, iterative_thresholding
 
 # Entries of the Gram matrices of supports held at once: 64 MB.
 _CHUNK = 8_000_000
@@ -83,7 +83,7 @@ def matched_sparsity(
     >>> found.converged, abs(found.active_fraction - 0.25) < 0.005
     (True, True)
     """
-    X, dictionary = finite_matrix("X", X), finite_matrix("dictionary", dictionary)
+    X, dictionary = require_finite_matrix("X", X), require_finite_matrix("dictionary", dictionary)
     n_units = dictionary.shape[1]
     if isinstance(target, bool) or not isinstance(target, int | float | np.number) or not 0 < target < n_units:
         raise ValueError(f"target must be a share in (0, 1) or a count in [1, {n_units}), got {target!r}")
@@ -157,8 +157,8 @@ def debias(X: Num[Any, "n D"], dictionary: Num[Any, "D M"], codes: Num[Any, "n M
     >>> debias(np.array([[3.0, 0.2]]), np.eye(2), np.array([[2.0, 0.0]])).round(6).tolist()
     [[3.0, 0.0]]
     """
-    X, dictionary = finite_matrix("X", X), finite_matrix("dictionary", dictionary)
-    active = finite_matrix("codes", codes) != 0
+    X, dictionary = require_finite_matrix("X", X), require_finite_matrix("dictionary", dictionary)
+    active = require_finite_matrix("codes", codes) != 0
     if dictionary.shape[0] != X.shape[1] or active.shape != (len(X), dictionary.shape[1]):
         raise ValueError(
             f"shapes do not fit: X {X.shape}, dictionary {dictionary.shape}, codes {active.shape}; "

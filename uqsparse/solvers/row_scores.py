@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from uqsparse.kernels.arguments import require_count
+from uqsparse.kernels.arguments import require_count, require_finite_matrix
 
 # Rows times weights held at once, in numbers: 64 MB.
 _CHUNK = 8_000_000
@@ -87,7 +87,7 @@ def leverage_scores(A: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
     >>> leverage_scores(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]]))
     array([0.5, 0.5, 1. ])
     """
-    white = whiten(finite_matrix(A))
+    white = whiten(require_finite_matrix("A", A).astype(np.float64, copy=False))
     return np.where(white.outside, 1.0, np.minimum((white.basis**2).sum(axis=1), 1.0))
 
 
@@ -108,7 +108,7 @@ def lewis_weights(
     Source: Lewis (1978), Finite dimensional subspaces of L_p; Cohen & Peng (2015), l_p row sampling by Lewis weights,
     section 3: the fixed point is a contraction for p < 4. From 4 on the geometric mean with the old weights is taken.
     """
-    basis = whiten(finite_matrix(A)).basis
+    basis = whiten(require_finite_matrix("A", A).astype(np.float64, copy=False)).basis
     p = exponent(p)
     n, rank = basis.shape
     some = (basis != 0).any(axis=1)
@@ -163,7 +163,7 @@ def sensitivity_brackets(
     >>> found.upper.round(6)
     array([0.5, 0.5, 1. ])
     """
-    A = finite_matrix(A)
+    A = require_finite_matrix("A", A).astype(np.float64, copy=False)
     p = exponent(p)
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance must be positive and finite, got {tolerance!r}")
@@ -313,7 +313,7 @@ def row_scores(A: Float[np.ndarray, "n d"], p: float, scheme: Scheme = "lewis") 
     Raises:
         ValueError: an argument is out of range.
     """
-    A = finite_matrix(A)
+    A = require_finite_matrix("A", A).astype(np.float64, copy=False)
     p = exponent(p)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(map(repr, SCHEMES))}, got {scheme!r}")
@@ -330,15 +330,6 @@ def row_scores(A: Float[np.ndarray, "n d"], p: float, scheme: Scheme = "lewis") 
         return sensitivities
     leverage = leverage_scores(A)
     return np.maximum(sensitivities, leverage) if p > 2 else sensitivities + leverage
-
-
-def finite_matrix(A: np.ndarray) -> Float[np.ndarray, "n d"]:
-    A = np.asarray(A, dtype=np.float64)
-    if A.ndim != 2 or 0 in A.shape:
-        raise ValueError(f"A must be a matrix of shape (n, d) with a row and a column, got shape {A.shape}")
-    if not np.isfinite(A).all():
-        raise ValueError("A must be finite, got NaN or infinity")
-    return A
 
 
 def exponent(p: float) -> float:

@@ -1,4 +1,4 @@
-"""Processor seconds of sparse and dense products, side by side on one thread, in a process of its own.
+"""Seconds of sparse and dense products, side by side on one thread or several, in a process of its own.
 
 XLA and OpenBLAS read how many threads they may use when they start, hence the process:
 `timings([...])` starts one, and this file run as a program is the other end.
@@ -11,16 +11,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCSR as JaxBCSR
+from scipy.sparse import csr_array
+
+from uqsparse.kernels.group_sparsity import GroupSparse, pack, project_group
+from uqsparse.kernels.product_choice import median_seconds
+from uqsparse.kernels.sparse_products import Backend, matmul
+from uqsparse.nn.packed_networks import pack_network
+
+Calls = dict[str, Callable[[], Any]]
+
 # Names of what is timed; a sparse product is named by its program and its group.
-DENSE, OPENBLAS, SCIPY, ONNXRUNTIME = "XLA dense", "OpenBLAS", "SciPy CSR", "onnxruntime dense"
-_ONE_THREAD = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-}
+DENSE, OPENBLAS, ONNXRUNTIME = "XLA dense", "OpenBLAS", "onnxruntime dense"
+SCIPY, BCSR = "SciPy CSR", "JAX BCSR"  # of weights kept one by one; named with their density
 
 
 class Job(NamedTuple):
@@ -32,10 +42,10 @@ class Job(NamedTuple):
         densities: shares that are kept.
         groups: outputs that share their inputs.
         what: "product", "gradients" for those of the rows and of the values, or "layer" for what `pack_network`
-            makes of a linear layer, beside that layer.
+            makes of a linear layer, beside that layer; what it leaves dense is not timed again.
         backend: of `matmul`; layers take "auto".
-        peers: which of the peers to time.
-        rounds: interleaved rounds, of which the fastest counts.
+        peers: what to time besides XLA's dense product; peers with sparse weights at every density.
+        rounds: interleaved rounds, whose median counts.
     """
 
     size: int
@@ -43,29 +53,41 @@ class Job(NamedTuple):
     densities: tuple[float, ...]
     groups: tuple[int, ...] = (16,)
     what: str = "product"
-    backend: str = "native"
-    peers: tuple[str, ...] = (DENSE,)
+    backend: Backend = "native"
+    peers: tuple[str, ...] = ()
     rounds: int = 7
 
 
-def timings(jobs: list[Job], seed: int) -> list[dict[str, Any]]:
+def timings(jobs: list[Job], seed: int, threads: int = 1) -> list[dict[str, Any]]:
     """Seconds of each job, by name of the peer, or by "group density" for the sparse products.
 
-    A peer that is not installed is left out.
+    They are seconds of the processor on one thread, and of the clock on several. A peer that is not installed is left
+    out.
 
     Raises:
         RuntimeError: the process failed.
     """
     done = subprocess.run(
         [sys.executable, "-m", "uqsparse.bench.entries.sparse_product_timing"],
-        input=json.dumps({"seed": seed, "jobs": jobs}),
+        input=json.dumps({"seed": seed, "jobs": jobs, "threads": threads}),
         capture_output=True,
         text=True,
-        env={**os.environ, **_ONE_THREAD},
+        env={**os.environ, **_environment(threads)},
     )
     if done.returncode:
         raise RuntimeError(f"timing failed: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _environment(threads: int) -> dict[str, str]:
+    eigen = "true" if threads > 1 else "false"
+    return {
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={eigen} intra_op_parallelism_threads={threads}",
+        "NPROC": str(threads),  # XLA makes as many threads as it names
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "JAX_PLATFORMS": "cpu",
+    }
 
 
 def key(group: int, density: float) -> str:
@@ -73,92 +95,87 @@ def key(group: int, density: float) -> str:
     return f"{group} {density:g}"
 
 
-def interleaved_seconds(calls: dict[str, Callable[[], Any]], rounds: int, least: float = 0.01) -> dict[str, float]:
-    """Processor seconds of each call: the least of rounds in which each is repeated for about `least` seconds."""
-    repeats, best = {}, dict.fromkeys(calls, float("inf"))
-    for name, call in calls.items():
-        call()  # compiles
-        start = time.process_time()
-        call()
-        repeats[name] = max(1, round(least / max(time.process_time() - start, 1e-6)))
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.process_time()
-            for _ in range(repeats[name]):
-                call()
-            best[name] = min(best[name], (time.process_time() - start) / repeats[name])
-    return best
+def interleaved_seconds(calls: Calls, rounds: int, clock: Callable[[], float] = time.process_time) -> dict[str, float]:
+    """Seconds of each call, medians of rounds of about 20 ms."""
+    return dict(zip(calls, median_seconds(list(calls.values()), rounds, 0.02, clock), strict=True))
 
 
-def run(job: Job, seed: int) -> dict[str, float]:
+def run(job: Job, seed: int, threads: int = 1) -> dict[str, float]:
     """Time one job here."""
-    import dataclasses
-
-    import equinox as eqx
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from uqsparse.kernels.group_sparsity import pack, project_group
-    from uqsparse.kernels.sparse_products import Backend, matmul
-    from uqsparse.nn.packed_networks import pack_network
-
     rng = np.random.default_rng(seed)
-    backend: Backend = job.backend  # type: ignore[assignment]
     W = rng.normal(size=(job.size, job.size)).astype(np.float32)
     x, dy = (rng.normal(size=(job.rows, job.size)).astype(np.float32) for _ in range(2))
+    if job.what == "layer":
+        calls = _layers(job, x, W)
+    elif job.what == "gradients":
+        calls = _gradients(job, x, W, dy)
+    else:
+        calls = _products(job, x, W, threads)
+    return interleaved_seconds(calls, job.rounds, clock=time.process_time if threads == 1 else time.perf_counter)
+
+
+def _packed(job: Job, W: np.ndarray) -> dict[str, GroupSparse]:
+    return {
+        key(group, density): pack(W, project_group(np.abs(W), density=density, group=group), group)
+        for density in job.densities
+        for group in job.groups
+    }
+
+
+def _products(job: Job, x: np.ndarray, W: np.ndarray, threads: int) -> Calls:
+    rows, matrix, columns = jnp.asarray(x), jnp.asarray(W), np.ascontiguousarray(x.T)
+    dense = jax.jit(lambda x, W: x @ W)
+    sparse = jax.jit(lambda x, gs: matmul(x, gs, job.backend))
+    calls: Calls = {DENSE: lambda: jax.block_until_ready(dense(rows, matrix))}
+    if OPENBLAS in job.peers:
+        calls[OPENBLAS] = lambda: x @ W
+    if ONNXRUNTIME in job.peers and (session := _onnx_session(W, threads)) is not None:
+        calls[ONNXRUNTIME] = lambda: session.run(None, {"x": x})
+    for name, gs in _packed(job, W).items():
+        calls[name] = lambda gs=gs: jax.block_until_ready(sparse(rows, gs))
+    for density in job.densities:
+        single = np.where(project_group(np.abs(W), density=density, group=1), W, 0).T
+        if SCIPY in job.peers:
+            csr = csr_array(single)
+            calls[f"{SCIPY} {density:g}"] = lambda csr=csr: csr @ columns
+        if BCSR in job.peers:
+            bcsr, turned = JaxBCSR.fromdense(jnp.asarray(single)), jnp.asarray(columns)
+            calls[f"{BCSR} {density:g}"] = lambda bcsr=bcsr, turned=turned: jax.block_until_ready(dense(bcsr, turned))
+    return calls
+
+
+def _gradients(job: Job, x: np.ndarray, W: np.ndarray, dy: np.ndarray) -> Calls:
+    """Those of the rows and of the weights together."""
     rows, matrix, cotangent = jnp.asarray(x), jnp.asarray(W), jnp.asarray(dy)
 
-    if job.what == "layer":
-        linear = eqx.nn.Linear(job.size, job.size, use_bias=False, key=jax.random.key(0))
-        linear = eqx.tree_at(lambda one: one.weight, linear, jnp.asarray(W.T))
-        layers = {DENSE: linear}
-        for density in job.densities:
-            (layers[key(16, density)],) = pack_network((linear,), density=density)
-        batch = jax.jit(lambda layer, x: jax.vmap(layer)(x))
-        # A layer left dense is the dense program, and differs from it only by where its weight lies in memory.
-        timed = {name: layer for name, layer in layers.items() if name == DENSE or not isinstance(layer, eqx.nn.Linear)}
-        seconds = interleaved_seconds(
-            {name: lambda layer=layer: jax.block_until_ready(batch(layer, rows)) for name, layer in timed.items()},
-            job.rounds,
-        )
-        return {name: seconds.get(name, seconds[DENSE]) for name in layers}
+    def of_sparse(x, gs, dy):
+        return jax.vjp(lambda x, val: matmul(x, replace(gs, val=val), job.backend), x, gs.val)[1](dy)
 
-    def gradients_of(product):
-        return lambda x, w, dy: jax.vjp(product, x, w)[1](dy)
-
-    def sparse_product(x, gs):
-        return matmul(x, gs, backend)
-
-    def sparse_gradients(x, gs, dy):
-        return gradients_of(lambda x, val: matmul(x, dataclasses.replace(gs, val=val), backend))(x, gs.val, dy)
-
-    is_product = job.what == "product"
-    dense = jax.jit(jnp.matmul if is_product else gradients_of(jnp.matmul))
-    sparse = jax.jit(sparse_product if is_product else sparse_gradients)
-    rest = () if is_product else (cotangent,)
-    calls: dict[str, Callable[[], Any]] = {}
-    if DENSE in job.peers:
-        calls[DENSE] = lambda: jax.block_until_ready(dense(rows, matrix, *rest))
+    dense = jax.jit(lambda x, W, dy: jax.vjp(jnp.matmul, x, W)[1](dy))
+    sparse = jax.jit(of_sparse)
+    calls: Calls = {DENSE: lambda: jax.block_until_ready(dense(rows, matrix, cotangent))}
     if OPENBLAS in job.peers:
-        calls[OPENBLAS] = (lambda: x @ W) if is_product else (lambda: (dy @ W.T, x.T @ dy))
-    if ONNXRUNTIME in job.peers and (session := _onnx_session(W)) is not None:
-        calls[ONNXRUNTIME] = lambda: session.run(None, {"x": x})
-    for group in job.groups:
-        for density in job.densities:
-            mask = project_group(np.abs(W), density=density, group=group)
-            gs = pack(W, mask, group)
-            calls[key(group, density)] = lambda gs=gs: jax.block_until_ready(sparse(rows, gs, *rest))
-            if SCIPY in job.peers and group == 1:
-                from scipy.sparse import csr_array
-
-                csr, columns = csr_array(np.where(mask, W, 0).T), np.ascontiguousarray(x.T)
-                calls[f"{SCIPY} {density:g}"] = lambda csr=csr, columns=columns: csr @ columns
-    return interleaved_seconds(calls, job.rounds)
+        calls[OPENBLAS] = lambda: (dy @ W.T, x.T @ dy)
+    for name, gs in _packed(job, W).items():
+        calls[name] = lambda gs=gs: jax.block_until_ready(sparse(rows, gs, cotangent))
+    return calls
 
 
-def _onnx_session(W: Any) -> Any:
-    """An inference session that multiplies by W, on one thread; None where the packages are missing."""
+def _layers(job: Job, x: np.ndarray, W: np.ndarray) -> Calls:
+    """A dense layer, and what it is packed to. One that stays dense is the same program, and is not timed again."""
+    linear = eqx.nn.Linear(job.size, job.size, use_bias=False, key=jax.random.key(0))
+    linear = eqx.tree_at(lambda one: one.weight, linear, jnp.asarray(W.T))
+    rows, apply = jnp.asarray(x), jax.jit(lambda layer, x: jax.vmap(layer)(x))
+    calls: Calls = {DENSE: lambda: jax.block_until_ready(apply(linear, rows))}
+    for density in job.densities:
+        layer = pack_network(linear, density=density)
+        if not isinstance(layer, eqx.nn.Linear):
+            calls[key(16, density)] = lambda layer=layer: jax.block_until_ready(apply(layer, rows))
+    return calls
+
+
+def _onnx_session(W: Any, threads: int) -> Any:
+    """An inference session that multiplies by W; None where the packages are missing."""
     try:
         onnx, onnxruntime = (importlib.import_module(name) for name in ("onnx", "onnxruntime"))
     except ImportError:
@@ -173,10 +190,10 @@ def _onnx_session(W: Any) -> Any:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 if __name__ == "__main__":
     asked = json.load(sys.stdin)
-    print(json.dumps([run(Job(*job), asked["seed"]) for job in asked["jobs"]]))
+    print(json.dumps([run(Job(*job), asked["seed"], asked["threads"]) for job in asked["jobs"]]))

@@ -80,9 +80,8 @@ void forward_direct(const GroupMatrix& a, Range groups, const float* x, size_t r
   for (size_t g = groups.begin; g < groups.end; ++g) {
     const size_t first = a.ptr[g], n = a.ptr[g + 1] - first;
     const int32_t* idx = a.idx + first;
-    in_parts(a.group, [&](size_t offset, size_t width) {
+    in_parts(a.group, a.n_outputs - g * a.group, [&](size_t offset, size_t width) {
       const size_t output = g * a.group + offset;
-      if (output >= a.n_outputs) return;
       const size_t columns = least(width, a.n_outputs - output);
       const float* val = a.val + first * a.group + offset;
       for (size_t row = 0; row < rows;) {
@@ -136,9 +135,8 @@ void forward_panel(const GroupMatrix& a, Range groups, const float* panel, size_
   for (size_t g = groups.begin; g < groups.end; ++g) {
     const size_t first = a.ptr[g], n = a.ptr[g + 1] - first;
     const int32_t* idx = a.idx + first;
-    in_parts(a.group, [&](size_t offset, size_t width) {
+    in_parts(a.group, a.n_outputs - g * a.group, [&](size_t offset, size_t width) {
       const size_t output = g * a.group + offset;
-      if (output >= a.n_outputs) return;
       const size_t columns = least(width, a.n_outputs - output);
       const float* val = a.val + first * a.group + offset;
       float* to = y + output;

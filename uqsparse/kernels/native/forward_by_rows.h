@@ -51,7 +51,7 @@ void batch_panel(const GroupMatrix& a, Range groups, const float* panel, size_t 
     const size_t end = least(g + together, groups.end);
     for (size_t h = g; h < end; ++h) {
       const size_t first = a.ptr[h], n = a.ptr[h + 1] - first;
-      in_parts(a.group, [&](size_t offset, size_t width) {
+      in_parts(a.group, a.group, [&](size_t offset, size_t width) {
         const int32_t* idx = a.idx + first;
         const float* val = a.val + first * a.group + offset;
         float* out = sums + ((h - g) * a.group + offset) * height;

@@ -137,13 +137,24 @@ ffi::Error check_offsets(const char* name, const int32_t* offsets, size_t count,
   return ffi::Error::Success();
 }
 
-// A pass over 4 bytes for each 4 * group bytes of values that the product reads anyway.
+// A pass over 4 bytes for each 4 * group bytes of values that the product reads anyway. A negative value is a large one.
 ffi::Error check_range(const char* name, const int32_t* values, size_t count, size_t bound) {
+  bound = std::min(bound, size_t{1} << 31);
   uint32_t most = 0;
   for (size_t i = 0; i < count; ++i) most = std::max(most, static_cast<uint32_t>(values[i]));
   if (count > 0 && most >= bound)
     return wrong(std::string(name) + " must lie in [0, " + std::to_string(bound) + "), got " +
                  std::to_string(static_cast<int32_t>(most)));
+  return ffi::Error::Success();
+}
+
+// Strictly ascending inputs in each group: they fall only where a group begins.
+ffi::Error check_order(const GroupMatrix& a, size_t entries) {
+  uint32_t falls = 0, between = 0;
+  for (size_t j = 1; j < entries; ++j) falls += a.idx[j] <= a.idx[j - 1];
+  for (size_t g = 0; g < a.n_groups; ++g)
+    if (a.ptr[g] > 0 && a.ptr[g] < a.ptr[g + 1]) between += a.idx[a.ptr[g]] <= a.idx[a.ptr[g] - 1];
+  if (falls != between) return wrong("idx must ascend within each group");
   return ffi::Error::Success();
 }
 
@@ -255,13 +266,17 @@ ffi::Error input_gradient(ffi::ThreadPool pool, Floats dy, Integers ptr, Integer
   if (group_t.element_count() != entries || pos_t.element_count() != entries)
     return wrong("group_t and pos_t must have " + std::to_string(entries) + " entries, got " +
                  shape_of(group_t.dimensions()) + " and " + shape_of(pos_t.dimensions()));
-  if (a.group < 8) {
+  const InputIndex by_input{ptr_t.typed_data(), group_t.typed_data(), pos_t.typed_data()};
+  // Large groups are gone through by group, and what is not used is not checked. Small ones are gone through by input,
+  // and whether those positions are of this matrix is left to who made them: to look would take half as long as the product.
+  if (a.group >= 8) {
+    UQSPARSE_CHECK(check_order(a, entries));
+  } else {
     UQSPARSE_CHECK(check_offsets("ptr_t", ptr_t.typed_data(), n_inputs + 1, entries));
     UQSPARSE_CHECK(check_range("group_t", group_t.typed_data(), entries, a.n_groups));
     UQSPARSE_CHECK(check_range("pos_t", pos_t.typed_data(), entries, entries));
   }
   if (rows == 0 || n_inputs == 0) return ffi::Error::Success();
-  const InputIndex by_input{ptr_t.typed_data(), group_t.typed_data(), pos_t.typed_data()};
   const size_t threads = threads_for(pool, multiplications(a, idx, rows));
   const size_t height = products.input_gradient_rows(a.group, rows);
   const size_t n_panels = ceiling(rows, height), panel = n_outputs * height + products.width;

@@ -41,9 +41,12 @@ def library() -> Library:
         if not chosen:
             what = f"the kernels {wanted!r} that {VARIABLE} names" if wanted else "the compiled kernels"
             return Library("", f"this machine cannot run {what}")
+        # Kernels built against a newer XLA are refused when they are registered, but only once JAX has set up its
+        # processors. Before that they are put by, and then keep JAX from setting them up.
+        jax.devices("cpu")
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(loaded, target)), platform="cpu")
-    except (OSError, AttributeError, RuntimeError) as error:  # built against another jaxlib, or for another machine
+    except (OSError, AttributeError, RuntimeError) as error:  # for another XLA or another machine
         return Library("", f"the compiled kernels do not load: {error}")
     return Library(chosen)
 

@@ -64,7 +64,7 @@ void value_gradient(const GroupMatrix& a, size_t group, const float* panel, size
   for (size_t r = 0; r < rows; ++r)
     for (size_t i = 0; i < a.group; ++i)
       scratch[r * a.group + i] = i < columns ? dy[r * a.n_outputs + output + i] : 0.0f;
-  in_parts(a.group, [&](size_t offset, size_t width) {
+  in_parts(a.group, a.group, [&](size_t offset, size_t width) {
 #define UQSPARSE_PART(PART)                                                                                        \
   if (width == PART)                                                                                               \
     value_part<Shape<PART>::W, Shape<PART>::V>(a, begin, end, offset, panel, height, rows, scratch, first, dval);

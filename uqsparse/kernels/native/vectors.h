@@ -60,12 +60,13 @@ inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 // processor guesses it.
 inline size_t ahead(const int32_t* idx, size_t j, size_t n) { return static_cast<size_t>(idx[least(j + 8, n - 1)]); }
 
-// Calls `part(offset, width)` for the pieces of a group that fit vectors: 32, 16, 8, 4, 2 and 1 outputs wide.
+// Calls `part(offset, width)` for the pieces of a group that fit vectors, 32, 16, 8, 4, 2 and 1 outputs wide, as far as
+// they begin among `used` outputs.
 template <class Part>
-inline void in_parts(size_t group, const Part& part) {
+inline void in_parts(size_t group, size_t used, const Part& part) {
   size_t offset = 0;
   for (size_t width = 32; width >= 1; width /= 2)
-    for (; group - offset >= width; offset += width) part(offset, width);
+    for (; group - offset >= width && offset < used; offset += width) part(offset, width);
 }
 
 template <int Part>

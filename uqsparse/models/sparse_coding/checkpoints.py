@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from uqsparse.solvers.truncated_em import EMState, Parameters, TruncatedEM
+from uqsparse.whole_file import whole_file
 
 
 class FitProgress(NamedTuple):
@@ -76,15 +76,8 @@ def save_checkpoint(path: Path, settings: Mapping[str, Any], progress: FitProgre
         arrays.update(_named(f"run{number}", run))
     if progress.state is not None:
         arrays.update(_named("state", progress.state))
-    handle, draft = tempfile.mkstemp(prefix=".unfinished-", dir=path.absolute().parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    with whole_file(path) as draft, draft.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def load_checkpoint(

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: an interrupted command leaves what was there before."""
+"""What commands write: checked before any work, and there whole or not at all."""
 
 import json
 import math
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from uqsparse.whole_file import whole_file
 
 
 def check_folder(out: Path) -> None:
@@ -44,17 +46,8 @@ def check_file(out: Path) -> None:
 def write_json(out: Path, record: Any) -> None:
     """Write one file, whole or not at all; infinite numbers become the text "inf"."""
     text = json_text(record)
-    handle, draft = tempfile.mkstemp(prefix=".unfinished-", dir=out.absolute().parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        # as open() would have made it, and not private to the owner
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(draft).chmod(0o666 & ~mask)
-        os.replace(draft, out)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    with whole_file(out) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def write_together(
