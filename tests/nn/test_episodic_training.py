@@ -51,14 +51,14 @@ def test_steps_are_those_of_optax():
         w = optax.apply_updates(w, updates)
         losses.append(float(value))
     found = train(30)
-    np.testing.assert_allclose(found.network["w"], w, rtol=1e-5)
+    np.testing.assert_allclose(found.model["w"], w, rtol=1e-5)
     np.testing.assert_allclose(found.losses, losses, rtol=1e-4)
-    assert found.network["name"] == "not an array"
+    assert found.model["name"] == "not an array"
     assert found.converged
     assert found.n_steps == 30
     assert found.steps_per_second > 0
     together = train(30, steps_per_call=7)
-    np.testing.assert_allclose(together.network["w"], w, rtol=1e-5)
+    np.testing.assert_allclose(together.model["w"], w, rtol=1e-5)
     np.testing.assert_allclose(together.losses, losses, rtol=1e-4)
 
 
@@ -70,11 +70,11 @@ def test_checkpoints_go_on_bit_for_bit(tmp_path, steps_per_call):
         settings = {"checkpoint": path, "checkpoint_every": 10, "steps_per_call": steps_per_call}
         pieces = train(n_steps, **settings)
         assert pieces.n_steps == n_steps
-    assert pieces.network["w"].tobytes() == whole.network["w"].tobytes()
+    assert pieces.model["w"].tobytes() == whole.model["w"].tobytes()
     np.testing.assert_array_equal(pieces.losses, whole.losses)
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
     finished = train(70, **settings)  # nothing is left to do
-    assert finished.network["w"].tobytes() == whole.network["w"].tobytes()
+    assert finished.model["w"].tobytes() == whole.model["w"].tobytes()
     assert finished.steps_per_second is None
 
 
@@ -93,7 +93,7 @@ def test_an_interrupt_loses_nothing(tmp_path):
     assert not found.converged
     whole, resumed = train(70), train(70, checkpoint=path)
     np.testing.assert_array_equal(resumed.losses, whole.losses)
-    assert resumed.network["w"].tobytes() == whole.network["w"].tobytes()
+    assert resumed.model["w"].tobytes() == whole.model["w"].tobytes()
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 7])
@@ -114,8 +114,8 @@ def test_a_loss_that_is_not_finite_ends_training_before_it(steps_per_call):
     assert np.isfinite(found.losses[:12]).all()
     assert np.isnan(found.losses[12])
     before = train(12, **settings)
-    np.testing.assert_array_equal(found.network["w"], before.network["w"])
-    assert found.network["count"] == 12
+    np.testing.assert_array_equal(found.model["w"], before.model["w"])
+    assert found.model["count"] == 12
 
 
 def test_a_sampler_of_numpy():
@@ -189,4 +189,4 @@ def test_networks_of_equinox():
 
     found = train(60, network=network, loss=mse)
     assert found.losses[-10:].mean() < found.losses[:10].mean()
-    assert isinstance(found.network, eqx.nn.MLP)
+    assert isinstance(found.model, eqx.nn.MLP)

@@ -3,7 +3,7 @@
 import functools
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.namespaces import is_traced
 from uqsparse.models.few_shot_likelihoods import Categorical, Gaussian, Likelihood
 from uqsparse.models.neural_processes.mixture import Mixture
-from uqsparse.nn.episodic_training import Sampler, train_on_episodes
+from uqsparse.nn.episodic_training import EpisodicTraining, Sampler, train_on_episodes
 
 _RATE, _LARGEST_GRADIENT = 1e-3, 10.0
 
@@ -43,32 +43,6 @@ class Episodes(Protocol):
     def query_y(self) -> Num[Array, "T Q ..."]:
         """Their targets."""
         ...
-
-
-class TrainedLearner(NamedTuple):
-    """A few-shot learner after training, and how training went.
-
-    Args:
-        model: after the last step; where training diverged, as it was before the first step that did.
-        losses: of each step before its update.
-        steps_per_second: after the first step of the call, which compiles; None where there were fewer than two.
-        stopped: "steps" (all were done), "diverged" (a loss or its gradient was not finite) or "interrupted".
-    """
-
-    model: Any
-    losses: Float[np.ndarray, " steps"]
-    steps_per_second: float | None
-    stopped: str
-
-    @property
-    def converged(self) -> bool:
-        """Whether all steps were done; whether more would help is for the losses to say."""
-        return self.stopped == "steps"
-
-    @property
-    def n_steps(self) -> int:
-        """Steps done in all."""
-        return len(self.losses)
 
 
 class FewShotLearner(eqx.Module):
@@ -117,7 +91,7 @@ class FewShotLearner(eqx.Module):
         checkpoint_every: int = 1000,
         steps_per_call: int = 1,
         progress: bool = False,
-    ) -> TrainedLearner:
+    ) -> EpisodicTraining:
         """Train on new episodes at each step; every episode is seen once.
 
         Args:
@@ -146,7 +120,7 @@ class FewShotLearner(eqx.Module):
         settings = ""
         if optimiser is None:
             optimiser, settings = clipped_adam(_RATE, n_steps), f"Adam for {n_steps} steps"
-        found = train_on_episodes(
+        return train_on_episodes(
             key,
             _loss,
             optimiser,
@@ -162,7 +136,6 @@ class FewShotLearner(eqx.Module):
             title=type(self).__name__,
             stacklevel=3,
         )
-        return TrainedLearner(found.network, found.losses, found.steps_per_second, found.stopped)
 
     def adapt(
         self,

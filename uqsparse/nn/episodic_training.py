@@ -29,16 +29,16 @@ _LOOK_EVERY = 50
 
 
 class EpisodicTraining(NamedTuple):
-    """The network after training, and how the training went.
+    """A model after training, and how the training went.
 
     Args:
-        network: after the last step; where training diverged, as it was before the first step that did.
+        model: after the last step; where training diverged, as it was before the first step that did.
         losses: of each step before its update, those before a checkpoint included.
         steps_per_second: in this call, after the first step, which compiles; None where there were fewer than two.
         stopped: "steps" (all were done), "diverged" (a loss or its gradient was not finite) or "interrupted".
     """
 
-    network: PyTree
+    model: PyTree
     losses: Float[np.ndarray, " steps"]
     steps_per_second: float | None
     stopped: str
@@ -66,7 +66,7 @@ def train_on_episodes(
     key: Key[Array, ""],
     loss: Loss,
     optimiser: optax.GradientTransformation,
-    network: PyTree,
+    model: PyTree,
     sampler: Sampler,
     n_steps: int,
     *,
@@ -79,21 +79,21 @@ def train_on_episodes(
     title: str = "training",
     stacklevel: int = 2,
 ) -> EpisodicTraining:
-    """Train a network on a new batch at each step.
+    """Train a model on a new batch at each step.
 
     Step i uses the key `fold_in(key, i)` for its batch and its loss, so that a run that goes on from a checkpoint does
     what the run without interruption would have done, bit for bit (on the same machine). An interrupt (Ctrl-C) ends
-    the training and loses nothing: the network so far is returned and, where asked for, kept in the checkpoint.
+    the training and loses nothing: the model so far is returned and, where asked for, kept in the checkpoint.
 
     Args:
         key: of the whole run.
-        loss: mean loss `(network, batch, key)` of a batch. Runs that share the function share compiled programs.
+        loss: mean loss `(model, batch, key)` of a batch. Runs that share the function share compiled programs.
         optimiser: any Optax transformation.
-        network: whose inexact arrays are trained.
+        model: whose inexact arrays are trained.
         sampler: `(key, batch_size) -> batch`; the same key gives the same batch. It may be NumPy code, and simulate.
         n_steps: how many in all, at least 1.
         batch_size: handed to the sampler.
-        checkpoint: file to which the run is saved; where it exists, the run goes on from there. Network, loss, sampler
+        checkpoint: file to which the run is saved; where it exists, the run goes on from there. Model, loss, sampler
             and optimiser must then be the ones of that run.
         checkpoint_every: steps between savings; it is saved at the end too.
         steps_per_call: with more than 1, the sampler and that many steps are compiled into one program, which saves
@@ -104,7 +104,7 @@ def train_on_episodes(
         stacklevel: which caller the warnings point at; 2 is the one of this function.
 
     Returns:
-        The network and the history. A warning says where training diverged or was interrupted.
+        The model and the history. A warning says where training diverged or was interrupted.
 
     Raises:
         ValueError: a number is out of range, the loss of the first batch is not one number, or the checkpoint belongs
@@ -118,7 +118,7 @@ def train_on_episodes(
     for name, value in (("n_steps", n_steps), ("batch_size", batch_size), ("steps_per_call", steps_per_call)):
         require_count(name, value, 1)
     require_count("checkpoint_every", checkpoint_every, 1)
-    parameters, static = eqx.partition(network, eqx.is_inexact_array)
+    parameters, static = eqx.partition(model, eqx.is_inexact_array)
     now = _Progress(parameters, optimiser.init(parameters), jnp.zeros((), jnp.int32))
     losses, first = np.empty(n_steps), 0
     identity = f"key {jax.random.key_data(key).tolist()}, batches of {batch_size}{settings and ', ' + settings}"
@@ -132,7 +132,7 @@ def train_on_episodes(
             losses[:first] = past
     if first < n_steps:
         key_batch, key_loss = _step_keys(key, first)
-        _require_one_number(loss, network, sampler(key_batch, batch_size), key_loss)
+        _require_one_number(loss, model, sampler(key_batch, batch_size), key_loss)
     advance = _advancer(loss, optimiser, static, sampler, batch_size, steps_per_call)
 
     stopped, done, compiled_at = "steps", first, math.nan
@@ -165,10 +165,8 @@ def train_on_episodes(
 
 def _reason(stopped: str, n_steps: int) -> str:
     if stopped == "interrupted":
-        return f"training was interrupted after {n_steps} steps; the network so far is kept"
-    return (
-        f"the loss or its gradient was not finite at step {n_steps - 1}; the network before it is kept: lower the rate"
-    )
+        return f"training was interrupted after {n_steps} steps; the model so far is kept"
+    return f"the loss or its gradient was not finite at step {n_steps - 1}; the model before it is kept: lower the rate"
 
 
 @jax.jit
@@ -177,8 +175,8 @@ def _step_keys(key: Key[Array, ""], i: Any) -> Any:
     return jax.random.split(jax.random.fold_in(key, i))
 
 
-def _require_one_number(loss: Loss, network: PyTree, batch: PyTree, key: Key[Array, ""]) -> None:
-    found = eqx.filter_eval_shape(loss, network, batch, key)
+def _require_one_number(loss: Loss, model: PyTree, batch: PyTree, key: Key[Array, ""]) -> None:
+    found = eqx.filter_eval_shape(loss, model, batch, key)
     if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
         raise ValueError(f"loss must return one real number, got {found}")
 

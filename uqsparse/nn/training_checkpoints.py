@@ -2,14 +2,14 @@
 
 import io
 import json
-import os
-import tempfile
 import zlib
 from pathlib import Path
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float, PyTree
+
+from uqsparse.whole_file import whole_file
 
 _KIND = "uqsparse training checkpoint 1"
 
@@ -41,13 +41,8 @@ def save_checkpoint(path: Path, identity: str, state: PyTree, losses: Float[np.n
     eqx.tree_serialise_leaves(buffer, (np.asarray(losses, np.float64), state))
     content = buffer.getvalue()
     header = {"kind": _KIND, "identity": identity, "n_steps": len(losses), "checksum": zlib.crc32(content)}
-    handle, draft = tempfile.mkstemp(prefix=".unfinished-", dir=path.absolute().parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(json.dumps(header).encode() + b"\n" + content)
-        os.replace(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    with whole_file(path) as draft:
+        draft.write_bytes(json.dumps(header).encode() + b"\n" + content)
 
 
 def load_checkpoint(path: Path, identity: str, state: PyTree) -> tuple[PyTree, Float[np.ndarray, " steps"]]:

@@ -16,7 +16,7 @@ from uqsparse.models.neural_processes.scores import LogLikelihoods, log_likeliho
 
 KERNELS: tuple[Kernel, ...] = ("rbf", "matern", "periodic", "t-noise")
 SEEDS = (0, 1)
-N_STEPS, BATCH, MAX_POINTS, MIN_SCALE = 1500, 16, 32, 0.02
+N_STEPS, BATCH, MAX_POINTS, MIN_SCALE = 4000, 16, 32, 0.02
 PSEUDO_WEIGHT = 0.1  # of the martingale process; the paper's 1 costs accuracy in so few steps
 N_TEST, N_SAMPLES = 256, 50
 # Widths at which all have about as many parameters as the martingale process of width 64, 62,914.

@@ -8,7 +8,7 @@ from uqsparse.models.neural_processes.martingale import MPANP, MPNP
 from uqsparse.models.neural_processes.mixture import Mixture
 from uqsparse.models.neural_processes.process import NeuralProcess
 from uqsparse.models.neural_processes.scores import LogLikelihoods, log_likelihoods
-from uqsparse.models.neural_processes.training import Trained, fit
+from uqsparse.models.neural_processes.training import fit
 
 __all__ = [
     "ANP",
@@ -22,7 +22,6 @@ __all__ = [
     "LogLikelihoods",
     "Mixture",
     "NeuralProcess",
-    "Trained",
     "count_parameters",
     "fit",
     "log_likelihoods",

@@ -2,43 +2,15 @@
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
 from uqsparse.kernels.arguments import require_count
 from uqsparse.models.neural_processes.process import NeuralProcess, require_tasks
-from uqsparse.nn.episodic_training import Sampler, train_on_episodes
+from uqsparse.nn.episodic_training import EpisodicTraining, Sampler, train_on_episodes
 
 _LEARNING_RATE = 1e-3
-
-
-class Trained(NamedTuple):
-    """A trained neural process, and how training went.
-
-    Args:
-        model: after the last step; where training diverged, as it was before the first step that did.
-        losses: of each step before its update.
-        steps_per_second: after the first step of the call, which compiles; None where there were fewer than two.
-        stopped: "steps" (all were done), "diverged" (a loss or its gradient was not finite) or "interrupted".
-    """
-
-    model: NeuralProcess
-    losses: Float[np.ndarray, " steps"]
-    steps_per_second: float | None
-    stopped: str
-
-    @property
-    def converged(self) -> bool:
-        """Whether all steps were done."""
-        return self.stopped == "steps"
-
-    @property
-    def n_steps(self) -> int:
-        """Steps done in all."""
-        return len(self.losses)
 
 
 def fit(
@@ -53,7 +25,7 @@ def fit(
     checkpoint_every: int = 1000,
     steps_per_call: int = 1,
     progress: bool = False,
-) -> Trained:
+) -> EpisodicTraining:
     """Train a neural process.
 
     Args:
@@ -83,7 +55,7 @@ def fit(
     settings = ""
     if optimiser is None:
         optimiser, settings = cosine_adam(_LEARNING_RATE, n_steps), f"Adam for {n_steps} steps"
-    found = train_on_episodes(
+    return train_on_episodes(
         key,
         _loss,
         optimiser,
@@ -99,7 +71,6 @@ def fit(
         title=type(model).__name__,
         stacklevel=3,
     )
-    return Trained(found.network, found.losses, found.steps_per_second, found.stopped)
 
 
 @functools.cache
