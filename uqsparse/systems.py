@@ -245,6 +245,28 @@ SYSTEMS: tuple[System, ...] = (
         "Rentzeperis, Calatroni, Perrinet & Prandi (2023), Beyond l1 sparse coding in V1",
     ),
     System(
+        "Martingale posteriors",
+        "uqsparse.inference.predictive_resampling",
+        "Posteriors of any quantity from a rule that predicts the next observation, checked to be a martingale",
+        "Fong, Holmes & Walker (2023), Martingale posterior distributions",
+    ),
+    System(
+        "Neural processes",
+        "uqsparse.models.neural_processes",
+        "Eight networks that learn from many small tasks to predict a function from a few points; search for minima",
+        "Lee, Yun, Nam, Fong & Lee (2023), Martingale posterior neural processes; "
+        "Garnelo et al. (2018), Conditional neural processes; Kim et al. (2019), Attentive neural processes; "
+        "Lee et al. (2020), Bootstrapping neural processes",
+    ),
+    System(
+        "Few-shot learning",
+        "uqsparse.models.niw_meta",
+        "A belief about the weights of small tasks, learned without differentiating through them; MAML, Reptile and "
+        "prototypes beside it",
+        "Kim & Hospedales (2023), A hierarchical Bayesian model for deep few-shot meta learning; "
+        "Finn, Abbeel & Levine (2017), Model-agnostic meta-learning for fast adaptation of deep networks",
+    ),
+    System(
         "Hit-and-run",
         "uqsparse.inference.hit_and_run",
         "Uniform draws from a set that is known by its membership test, rotations included",

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,3 +31,11 @@ def write(tmp_path: Path) -> WriteFile:
         return path
 
     return write_file
+
+
+@pytest.fixture
+def about() -> dict[str, Any]:
+    """What a result says about its run."""
+    found = {"versions": {"uqsparse": "0"}, "date": "2025-01-02T03:04:05+00:00", "suite": "quick", "seed": 0}
+    found |= {"seconds": 1.0, "only": [], "workers": "1", "loaded": [], "resumed": 0, "fingerprint": "0" * 64}
+    return found | {"machine": {"processor": "p", "cores": 2, "system": "s", "architecture": "a"}}

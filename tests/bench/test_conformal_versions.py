@@ -212,13 +212,10 @@ def test_wrong_options_are_named():
 
 
 @pytest.fixture
-def measured(empty_registry, write, tmp_path) -> RunResult:
+def measured(empty_registry, write, tmp_path, about) -> RunResult:
     path = write(ENTRIES)
     loading.load(path)
     found = [EntryResult.from_json(run_entry(one.id, [str(path)], 0, True)) for one in registry.entries()]
-    about = {"versions": {"uqsparse": "0"}, "date": "2025-01-02T03:04:05+00:00", "suite": "quick", "seed": 0}
-    about |= {"seconds": 1.0, "only": [], "workers": "1", "loaded": [], "resumed": 0, "fingerprint": "0" * 64}
-    about["machine"] = {"processor": "p", "cores": 2, "system": "s", "architecture": "a"}
     return RunResult(tuple(found), about, tmp_path / "index.html", tmp_path / "results.json")
 
 

@@ -14,6 +14,9 @@ from uqsparse.bench.entries import (
     bayesian_classification,
     bayesian_regression,
     deep_ensemble,
+    few_shot_methods,
+    few_shot_tasks,
+    martingale_methods,
     sklearn_baselines,
     tasks,
 )
@@ -138,3 +141,53 @@ def test_gaussian_process_knows_the_noise_of_a_line():
     prediction = sklearn_baselines.gaussian_process(QUICK, x, y, np.array([[-1.0], [1.0]]))
     np.testing.assert_allclose(prediction.mean[0], [1.0, 5.0], atol=0.3)
     np.testing.assert_allclose(prediction.sd[0], 0.5, rtol=0.3)
+
+
+@pytest.mark.parametrize("task", [few_shot_tasks.sines_and_lines, few_shot_tasks.new_digits])
+def test_few_shot_tasks_are_new_and_of_the_kind_that_is_drawn(task):
+    episodes, again = task(QUICK), task(QUICK)
+    assert np.array_equal(episodes.test.query_x, again.test.query_x)
+    drawn = episodes.sample(jax.random.key(0), 50)
+    assert drawn.support_x.shape[1:] == episodes.test.support_x.shape[1:]
+    inputs = [np.concatenate([tasks.support_x, tasks.query_x], axis=1) for tasks in (drawn, episodes.test)]
+    if inputs[0].shape[-1] == 1:  # single numbers do come again
+        inputs = [x[:, None, :, 0] for x in inputs]
+    trained, tested = ({row.tobytes() for one in x for row in one} for x in inputs)
+    assert not trained & tested
+    assert episodes.source
+
+
+def test_a_neural_process_predicts_in_the_units_of_the_targets(monkeypatch):
+    """Two steps of training: what counts is that predictions scale with the targets, and stand where the queries do."""
+    monkeypatch.setattr(few_shot_methods, "_steps", lambda context, full: 2)
+    tasks = few_shot_tasks.sines_and_lines(QUICK).test
+    inputs = [np.asarray(a[:3]) for a in (tasks.support_x, tasks.support_y, tasks.query_x)]
+
+    def sample(key, n, unit=1.0):
+        drawn = data.sine_line_tasks(key, n, n_support=10, n_query=20)
+        return drawn._replace(support_y=unit * drawn.support_y, query_y=unit * drawn.query_y)
+
+    one = few_shot_methods.cnp_regression(QUICK, sample, *inputs)
+    assert one.mean.shape == (1, 60)
+    inputs[1] = 8 * inputs[1]
+    eight = few_shot_methods.cnp_regression(QUICK, lambda key, n: sample(key, n, 8.0), *inputs)
+    np.testing.assert_allclose(eight.mean, 8 * one.mean, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(eight.sd, 8 * one.sd, rtol=1e-3)
+
+
+def test_a_bootstrapped_line_is_least_squares_on_average():
+    """200 draws: their mean is that of the estimator within five standard errors."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 2))
+    y = 1.0 + X @ [2.0, -1.0] + 0.5 * rng.normal(size=300)
+    at = np.vstack([np.zeros(2), np.eye(2)])
+    found = martingale_methods.bootstrapped_line(QUICK, X, y, at)
+    plain = LinearRegression().fit(X, y)
+    error = found.mean.std(axis=0) / np.sqrt(len(found.mean))
+    np.testing.assert_array_less(abs(found.mean.mean(axis=0) - plain.predict(at)), 5 * error + 0.002)
+    # The spread of the estimator itself: sandwich standard errors.
+    design = np.column_stack([np.ones(300), X])
+    bread = np.linalg.inv(design.T @ design)
+    residuals = y - plain.predict(X)
+    sandwich = bread @ (design.T * residuals**2) @ design @ bread
+    np.testing.assert_allclose(found.mean[:, 0].std(), np.sqrt(sandwich[0, 0]), rtol=0.25)

@@ -8,17 +8,9 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.gaussian_process import kernels
 
-from uqsparse.data.tasks import (
-    Tasks,
-    classification_tasks,
-    gp_covariance,
-    gp_tasks,
-    gp_tasks_with_laws,
-    image_completion_tasks,
-    pixel_coordinates,
-    sine_line_tasks,
-    standardise_tasks,
-)
+from uqsparse.data.few_shot_tasks import classification_tasks, sine_line_tasks
+from uqsparse.data.image_tasks import image_completion_tasks, pixel_coordinates
+from uqsparse.data.tasks import Tasks, gp_covariance, gp_tasks, gp_tasks_with_laws, standardise_tasks
 
 KERNELS = ("rbf", "matern", "periodic", "t-noise")
 N_TASKS = 1000

@@ -1,7 +1,7 @@
 """The UQ benchmarks: claims, leaderboards and speed, and the report that shows them."""
 
 from uqsparse.bench.console import print_results
-from uqsparse.bench.records import Contest, Context, GaussianMixture, Measured, NotMeasured, Picture, Split
+from uqsparse.bench.records import Contest, Context, Episodes, GaussianMixture, Measured, NotMeasured, Picture, Split
 from uqsparse.bench.registry import claim, method, speed, task
 from uqsparse.bench.results import EntryResult, RunResult
 from uqsparse.bench.runner import RunInterrupted, run
@@ -10,6 +10,7 @@ __all__ = [
     "Contest",
     "Context",
     "EntryResult",
+    "Episodes",
     "GaussianMixture",
     "Measured",
     "NotMeasured",

@@ -13,7 +13,7 @@ from uqsparse.bench import loading, registry
 from uqsparse.bench.contest import hold_contest
 from uqsparse.bench.forecasts import one_step_forecasts
 from uqsparse.bench.machine import describe_machine
-from uqsparse.bench.records import Contest, Context, GaussianMixture, Measured, NotMeasured, Split
+from uqsparse.bench.records import FEW_SHOT, Contest, Context, Episodes, GaussianMixture, Measured, NotMeasured, Split
 from uqsparse.bench.results import EntryResult, Status
 from uqsparse.bench.scores import LEVEL, as_labels, classification_scores, regression_scores
 
@@ -52,7 +52,11 @@ def _measure_claim(entry: registry.Entry, seed: int, quick: bool, details: dict[
 def _measure_score(entry: registry.Entry, seed: int, quick: bool, details: dict[str, Any]) -> Status:
     task, method = entry.parts
     # All methods of a task see the same split.
-    split: Split = _expect(task.function(Context(derive_seed(seed, f"task/{task.name}"), quick)), Split, entry)
+    made = task.function(Context(derive_seed(seed, f"task/{task.name}"), quick))
+    if task.options["kind"] in FEW_SHOT:
+        context = Context(derive_seed(seed, entry.id), quick)
+        return _measure_episodes(method, context, _expect(made, Episodes, entry), task.options["kind"], details)
+    split: Split = _expect(made, Split, entry)
     details |= {
         "source": split.source,
         "licence": split.licence,
@@ -76,18 +80,53 @@ def _measure_score(entry: registry.Entry, seed: int, quick: bool, details: dict[
         return "measured"
     # Copies, so that a method that writes into its input cannot disturb the scores.
     inputs = split.X_train.copy(), split.y_train.copy(), split.X_test.copy()
+    prediction, details["method_seconds"] = _timed(method, context, *inputs)
+    details |= _scores_of(method, prediction, split.y_test, details.get("n_classes"))
+    return "measured"
+
+
+def _measure_episodes(
+    method: registry.Registered, context: Context, episodes: Episodes, kind: str, details: dict[str, Any]
+) -> Status:
+    test = episodes.test
+    support_x, support_y, query_x, query_y = (
+        np.array(getattr(test, name)) for name in ("support_x", "support_y", "query_x", "query_y")
+    )
+    n_tasks, n_query = query_x.shape[:2]
+    details |= {
+        "source": episodes.source,
+        "licence": episodes.licence,
+        "n_tasks": n_tasks,
+        "n_train": support_x.shape[1],
+        "n_test": n_query,
+        "n_features": support_x.shape[2],
+        "level": LEVEL,
+    }
+    if kind == "few-shot classification":
+        details["n_classes"] = 1 + int(max(as_labels(support_y.ravel()).max(), as_labels(query_y.ravel()).max()))
+    y = query_y.ravel()
+    prediction, details["method_seconds"] = _timed(method, context, episodes.sample, support_x, support_y, query_x)
+    details |= _scores_of(method, prediction, y, details.get("n_classes"), group=n_query)
+    return "measured"
+
+
+def _timed(method: registry.Registered, *inputs: Any) -> tuple[GaussianMixture | np.ndarray, float]:
+    """What a method predicts, and the seconds it took."""
     start = time.perf_counter()
-    prediction = method.function(context, *inputs)
+    prediction = method.function(*inputs)
     if not isinstance(prediction, GaussianMixture):
         prediction = np.asarray(prediction)  # waits for JAX
-    details["method_seconds"] = time.perf_counter() - start
-    if kind == "regression":
-        details |= regression_scores(prediction, split.y_test)
-        return "measured"
+    return prediction, time.perf_counter() - start
+
+
+def _scores_of(
+    method: registry.Registered, prediction: Any, y: np.ndarray, n_classes: int | None, group: int = 1
+) -> dict[str, Any]:
+    if n_classes is None:
+        return regression_scores(prediction, y, group=group)
     if isinstance(prediction, GaussianMixture):
         raise TypeError(f"{method.name!r} returned GaussianMixture; a classification method returns probabilities")
-    details |= classification_scores(prediction, as_labels(split.y_test), details["n_classes"])
-    return "measured"
+    return classification_scores(prediction, as_labels(y), n_classes, group=group)
 
 
 def _conformal_scores(

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 Relation = Literal["<", "<=", "==", ">=", ">"]
-TaskKind = Literal["regression", "classification", "forecast"]
+TaskKind = Literal["regression", "classification", "forecast", "few-shot regression", "few-shot classification"]
+FEW_SHOT = ("few-shot regression", "few-shot classification")  # of many small tasks, which are `Episodes`
 
 # What would fetch or run something when the report is opened.
 _ACTIVE = re.compile(
@@ -166,6 +167,37 @@ class Split:
                 )
         if self.X_train.shape[1] != self.X_test.shape[1]:
             raise ValueError(f"Split: X_train has {self.X_train.shape[1]} columns and X_test {self.X_test.shape[1]}")
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """A few-shot task: a stream of small tasks to train on, and T others that a method learns and is scored on.
+
+    Args:
+        sample: `(key, n_tasks) -> tasks` with a JAX key, where tasks have `support_x` (n_tasks, S, d), `support_y`
+            (n_tasks, S, 1) or classes (n_tasks, S), and `query_x` and `query_y` likewise. `uqsparse.data` has such
+            samplers.
+        test: T tasks of the same kind, as `sample` returns them.
+        source: where the data come from, shown in the report.
+        licence: the licence of the data, shown in the report.
+
+    Raises:
+        ValueError: the shapes of the test tasks do not fit together, or a value is not finite.
+    """
+
+    sample: Callable[[Any, int], Any]
+    test: Any
+    source: str = ""
+    licence: str = ""
+
+    def __post_init__(self):
+        names = ("support_x", "support_y", "query_x", "query_y")
+        arrays = {name: _finite_array(f"Episodes.test.{name}", getattr(self.test, name)) for name in names}
+        (sx, sy, qx, qy), rows = (array.shape for array in arrays.values()), (len(array) for array in arrays.values())
+        if len(sx) != 3 or len(qx) != 3 or sx[2] != qx[2] or sy[:2] != sx[:2] or qy[:2] != qx[:2] or 0 in (*sx, *qx):
+            raise ValueError(f"Episodes.test: supports have shapes {sx} and {sy} and queries {qx} and {qy}")
+        if len(set(rows)) != 1 or sy[2:] not in ((), (1,)) or qy[2:] != sy[2:]:
+            raise ValueError(f"Episodes.test: targets have shapes {sy} and {qy}; expected one target a point")
 
 
 @dataclass(frozen=True, eq=False)

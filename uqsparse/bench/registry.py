@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from uqsparse.bench.records import TaskKind
+from uqsparse.bench.records import FEW_SHOT, TaskKind
 
 # What the name of a method is followed by in its conformal version.
 CONFORMAL = " + conformal"
@@ -135,7 +135,8 @@ def task(name: str, *, kind: TaskKind, quick: bool = True) -> Callable[[Function
 
     Args:
         name: the task's name, without "/".
-        kind: "regression", "classification" or "forecast", which is of a series one step ahead.
+        kind: "regression", "classification", "forecast", which is of a series one step ahead, or one of the first two
+            after "few-shot ", which is of many small tasks; those return `Episodes`.
         quick: whether the quick suite runs it.
 
     Raises:
@@ -157,19 +158,24 @@ def method(
     what a regression method does. Column t may use the targets before row t, and no later ones; that is checked. All
     chance has to come from `context.seed`, so that the same past gives the same forecast.
 
+    For few-shot kinds it takes `(context, sample, support_x, support_y, query_x)`, of an `Episodes`: it may train on what
+    `sample` draws, and predicts the queries of T tasks from their supports. It returns what a method of the kind does
+    for a table, for T Q queries, task by task.
+
     Args:
         name: the method's name, without "/". The same name may be used once for each kind.
-        kind: "regression", "classification" or "forecast".
+        kind: one of the kinds of task.
         quick: whether the quick suite runs it.
         conformal: which suite runs its conformal version, for which it is fitted once more, to a part of the training
-            data: "quick" where the quick suite runs the method, "full" the full suite only, None neither.
+            data: "quick" where the quick suite runs the method, "full" the full suite only, None neither. Few-shot methods
+            have none.
 
     Raises:
         ValueError: a method with this name and kind exists already, or the kind or `conformal` is unknown.
     """
     if conformal not in ("quick", "full", None):
         raise ValueError(f"method {name!r}: conformal is {conformal!r}; expected 'quick', 'full' or None")
-    return _register("method", name, quick, kind=kind, conformal=conformal)
+    return _register("method", name, quick, kind=kind, conformal=None if kind in FEW_SHOT else conformal)
 
 
 def speed(

@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from uqsparse.bench import formatting, plots
+from uqsparse.bench.records import FEW_SHOT
 from uqsparse.bench.results import EntryResult, RunResult, write_json
 from uqsparse.bench.scores import ABOUT_SETS, COLUMNS, HEADLINE, LEVEL, Column, best_rows, competing
 from uqsparse.whole_file import whole_file
@@ -165,7 +166,7 @@ def _drawn_bars(rows: list[EntryResult], kind: str, score: str, task: str) -> Dr
     if not bars:
         return None
     svg = plots.bar_plot(sorted(bars, key=lambda bar: bar.value), f"{title} (lower is better)", f"{task} {score}")
-    caption = f"{title}, with the standard error over test points"
+    caption = f"{title}, with the standard error over test {'tasks' if kind in FEW_SHOT else 'points'}"
     if left_out:
         caption += f"; without a finite value: {', '.join(left_out)}"
     return Drawn(Markup(svg), caption)
@@ -176,8 +177,10 @@ def _board_plots(task: str, kind: str, rows: list[EntryResult]) -> list[Drawn]:
         return []
     # A conformal version's distribution is that of its method from fewer rows: it is drawn where its sets count.
     own = [row for row in rows if "conformal" not in row.details] or rows
-    scores = ("brier", "nll") if kind == "classification" else ("crps",)
+    scores = ("brier", "nll") if HEADLINE[kind] == "brier" else ("crps",)
     drawn = [one for score in scores if (one := _drawn_bars(own, kind, score, task)) is not None]
+    if kind in FEW_SHOT:  # the bands of the other drawings take test points for independent
+        return drawn
     if kind != "classification" or len(own) < len(rows):
         drawn += _drawn_coverage(rows, own, task, "size" if kind == "classification" else "width")
     if kind != "classification":

@@ -51,15 +51,17 @@ COLUMNS: dict[str, dict[str, Column]] = {
     },
 }
 # Forecasts are predictive distributions of real targets too.
-COLUMNS["forecast"] = COLUMNS["regression"]
+COLUMNS["forecast"] = COLUMNS["few-shot regression"] = COLUMNS["regression"]
+COLUMNS["few-shot classification"] = COLUMNS["classification"]
 # The columns that are about sets; the others are about probabilities.
 ABOUT_SETS = frozenset({"coverage", "width", "size"})
 # The score by which a leaderboard is sorted.
-HEADLINE = {"regression": "crps", "classification": "brier", "forecast": "crps"}
+HEADLINE = {kind: "brier" if scores is COLUMNS["classification"] else "crps" for kind, scores in COLUMNS.items()}
 
 
-def _mean_and_error(per_point: np.ndarray) -> tuple[float, float | None]:
+def _mean_and_error(per_point: np.ndarray, group: int) -> tuple[float, float | None]:
     mean = float(np.mean(per_point))
+    per_point = np.reshape(per_point, (-1, group)).mean(axis=1)
     if not np.isfinite(mean) or len(per_point) < 2:
         return mean, None
     return mean, float(np.std(per_point, ddof=1) / np.sqrt(len(per_point)))
@@ -70,6 +72,7 @@ def regression_scores(
     y: Float[np.ndarray, " n"],
     level: float = LEVEL,
     interval: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]] | None = None,
+    group: int = 1,
 ) -> dict[str, Any]:
     """Score predictive distributions of real targets.
 
@@ -79,6 +82,7 @@ def regression_scores(
         level: nominal coverage of the central interval, in (0, 1).
         interval: lower and upper ends of other intervals, (n,) each, to be scored in place of the central ones; they
             may be infinite.
+        group: so many points in a row belong together, and standard errors are over the means of such groups.
 
     Returns:
         `scores` (`crps`, `nll`, `rmse`, `coverage`, `width`; `nll` is None for draws, which have no density)
@@ -103,7 +107,7 @@ def regression_scores(
     scores: dict[str, float | None] = {"nll": None, "rmse": float(np.sqrt(np.mean((centre - y) ** 2)))}
     errors: dict[str, float | None] = {}
     for name, values in per_point.items():
-        scores[name], errors[name] = _mean_and_error(values)
+        scores[name], errors[name] = _mean_and_error(values, group)
     return {"scores": scores, "errors": errors}
 
 
@@ -113,6 +117,7 @@ def classification_scores(
     n_classes: int,
     level: float = LEVEL,
     sets: Bool[np.ndarray, "n c"] | None = None,
+    group: int = 1,
 ) -> dict[str, Any]:
     """Score class probabilities.
 
@@ -122,6 +127,7 @@ def classification_scores(
         n_classes: the number of classes.
         level: nominal coverage of the highest-probability sets, in (0, 1).
         sets: membership in other sets, (n, n_classes), to be scored in place of those.
+        group: so many points in a row belong together, and standard errors are over the means of such groups.
 
     Returns:
         `scores` (`brier`, `nll`, `accuracy`, `ece`, `coverage`, `size`), `errors`, the standard errors over
@@ -144,7 +150,7 @@ def classification_scores(
     scores: dict[str, float | None] = {"ece": bins.expected_calibration_error}
     errors: dict[str, float | None] = {}
     for name, values in per_point.items():
-        scores[name], errors[name] = _mean_and_error(values)
+        scores[name], errors[name] = _mean_and_error(values, group)
     full = bins.count > 0
     return {
         "scores": scores,

@@ -1,5 +1,12 @@
 """Compiled array functions: arrays in, arrays out, safe under `jit`, `vmap` and `grad`."""
 
+from uqsparse.kernels.gaussian_copula import (
+    copula_update,
+    gaussian_copula_cdf,
+    learning_weight,
+    log_gaussian_copula,
+    normal_scores,
+)
 from uqsparse.kernels.group_sparsity import GroupSparse, pack, project_group, unpack
 from uqsparse.kernels.kronecker import KroneckerOperator
 from uqsparse.kernels.namespaces import array_namespace, is_traced
@@ -61,16 +68,21 @@ __all__ = [
     "cel0_threshold",
     "conditional_effective_sample_size",
     "conformal_rank",
+    "copula_update",
     "effective_sample_size",
     "elastic_net_prox",
+    "gaussian_copula_cdf",
     "half_threshold",
     "hard_threshold",
     "is_traced",
+    "learning_weight",
     "lifetime_sparseness",
+    "log_gaussian_copula",
     "log_threshold",
     "matmul",
     "mcp_threshold",
     "multinomial",
+    "normal_scores",
     "order_statistic",
     "ordinal_nll",
     "ordinal_probabilities",

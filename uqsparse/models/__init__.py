@@ -12,6 +12,9 @@ from uqsparse.models.channels import (
 )
 from uqsparse.models.kronecker_sbl import KroneckerSBL
 from uqsparse.models.kronecker_sbl_result import KroneckerSBLResult
+from uqsparse.models.meta_baselines import MAML, FineTune, ProtoNet, Reptile
+from uqsparse.models.niw_meta import NIWMeta
+from uqsparse.models.normal_inverse_wishart import NormalInverseWishart
 from uqsparse.models.ordinal_path import OrdinalPath, fit_ordinal_path
 from uqsparse.models.presto import PrestoClassifier
 from uqsparse.models.shrinkage_priors import horseshoe_global_scale, laplace, regularised_horseshoe
@@ -36,22 +39,28 @@ __all__ = [
     "BSC",
     "DSC",
     "GSC",
+    "MAML",
     "MCA",
     "MMCA",
     "TSC",
     "BinarySparseCoding",
     "DictionaryLearner",
     "DiscreteSparseCoding",
+    "FineTune",
     "IRSLink",
     "IRSSetup",
     "KroneckerSBL",
     "KroneckerSBLResult",
     "MaximalCauses",
     "MaximumMagnitudeCauses",
+    "NIWMeta",
+    "NormalInverseWishart",
     "OrdinalPath",
     "PrestoClassifier",
     "PrestoPosterior",
+    "ProtoNet",
     "RareProbability",
+    "Reptile",
     "SparseBayesianRegression",
     "SpikeSlabSparseCoding",
     "TernarySparseCoding",

@@ -1,6 +1,8 @@
 """Network modules (Equinox): sparse layers, a decoder of the Llama architecture, and a keypoint detector."""
 
+from uqsparse.nn.attention import MultiHeadAttention
 from uqsparse.nn.compiled_blocks import compile_blocks
+from uqsparse.nn.episodic_training import EpisodicTraining, train_on_episodes
 from uqsparse.nn.gguf_files import load_gguf
 from uqsparse.nn.group_convolution import GroupConv
 from uqsparse.nn.heatmap_network import HeatmapNetwork, HeatmapTraining, heatmaps, train_heatmap_network
@@ -10,10 +12,17 @@ from uqsparse.nn.llama_config import LlamaConfig
 from uqsparse.nn.llama_decoding import LlamaDecoder
 from uqsparse.nn.packed_networks import load_packed, network_bytes, pack_network, save_packed
 from uqsparse.nn.safetensors_files import load_safetensors
+from uqsparse.nn.sets import ISAB, MAB, PMA, SAB, DeepSets, pool
 from uqsparse.nn.streams import chain_streams, llama_streams
 from uqsparse.nn.training import Plateau, Training, train_epoch, train_keeping_best
 
 __all__ = [
+    "ISAB",
+    "MAB",
+    "PMA",
+    "SAB",
+    "DeepSets",
+    "EpisodicTraining",
     "GroupConv",
     "GroupLinear",
     "HeatmapNetwork",
@@ -22,6 +31,7 @@ __all__ = [
     "Llama",
     "LlamaConfig",
     "LlamaDecoder",
+    "MultiHeadAttention",
     "Plateau",
     "SparseLinear",
     "Training",
@@ -34,8 +44,10 @@ __all__ = [
     "load_safetensors",
     "network_bytes",
     "pack_network",
+    "pool",
     "save_packed",
     "train_epoch",
     "train_heatmap_network",
     "train_keeping_best",
+    "train_on_episodes",
 ]

@@ -27,7 +27,7 @@ from uqsparse.bench.entries.few_shot_study import (
 )
 from uqsparse.bench.records import Contest, Context, Measured
 from uqsparse.bench.registry import claim, speed
-from uqsparse.data.tasks import FewShotTasks, sine_line_tasks
+from uqsparse.data.few_shot_tasks import FewShotTasks, sine_line_tasks
 from uqsparse.models.few_shot_learner import clipped_adam
 from uqsparse.models.meta_baselines import MAML
 from uqsparse.models.niw_meta import NIWMeta

@@ -16,7 +16,7 @@ from uqsparse.bench.records import NotMeasured
 from uqsparse.bounds.calibration.binning import bin_means, bin_of
 from uqsparse.bounds.calibration.class_recalibrators import Temperature
 from uqsparse.bounds.calibration.class_scores import nll_of_classes, top_label
-from uqsparse.data.tasks import FewShotTasks, classification_tasks, sine_line_tasks
+from uqsparse.data.few_shot_tasks import FewShotTasks, classification_tasks, sine_line_tasks
 from uqsparse.models.few_shot_learner import FewShotLearner, clipped_adam
 from uqsparse.models.meta_baselines import MAML, FineTune, ProtoNet, Reptile
 from uqsparse.models.niw_meta import NIWMeta
@@ -35,7 +35,7 @@ def _network(key: Any, out: int) -> eqx.nn.MLP:
 
 REGRESSORS: dict[str, Callable[[Any], FewShotLearner]] = {
     "NIW head": lambda key: NIWMeta(_network(key, 40)),
-    "NIW head, local from the support": lambda key: NIWMeta(_network(key, 40), learned_from="support"),
+    "NIW head, local from the support": lambda key: NIWMeta(_network(key, 40), objective="support"),
     "NIW net, Gauss-Newton": lambda key: NIWMeta(_network(key, 1), local="ggn"),
     "NIW net, Langevin": lambda key: NIWMeta(_network(key, 1), local="sgld", inner_steps=5),
     "MAML": lambda key: MAML(_network(key, 1)),

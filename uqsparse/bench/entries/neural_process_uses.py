@@ -11,9 +11,10 @@ import numpy as np
 from scipy import stats
 
 from uqsparse.bench.entries import neural_process_study as study
+from uqsparse.data.image_tasks import image_completion_tasks, pixel_coordinates
 from uqsparse.data.lotka_volterra import lotka_volterra_tasks
 from uqsparse.data.tables import digits
-from uqsparse.data.tasks import Tasks, gp_covariance, image_completion_tasks, pixel_coordinates, standardise_tasks
+from uqsparse.data.tasks import Tasks, gp_covariance, standardise_tasks
 from uqsparse.models.neural_processes import CANP, MPANP, fit
 from uqsparse.models.neural_processes.bayesian_optimisation import minimise, minimise_known, surrogate
 from uqsparse.models.neural_processes.mixture import Mixture

@@ -8,6 +8,7 @@ from uqsparse.inference.checks.exact import Chance, check_invariance, check_vali
 from uqsparse.inference.checks.geweke import geweke
 from uqsparse.inference.checks.involutions import check_involution
 from uqsparse.inference.checks.key_kernels import key_kernel, key_law
+from uqsparse.inference.checks.martingale import check_martingale
 from uqsparse.inference.checks.rank_verdict import RankVerdict
 from uqsparse.inference.checks.ranks import rank_test
 from uqsparse.inference.checks.resamplers import check_resampler
@@ -27,6 +28,7 @@ __all__ = [
     "check_bijector",
     "check_invariance",
     "check_involution",
+    "check_martingale",
     "check_resampler",
     "check_valid",
     "drift_test",

@@ -1,5 +1,11 @@
 """Neural processes: networks that learn, from many small tasks, to predict a function from a few of its points."""
 
+from uqsparse.models.neural_processes.bayesian_optimisation import (
+    Minimisation,
+    log_expected_improvement,
+    minimise,
+    surrogate,
+)
 from uqsparse.models.neural_processes.blocks import count_parameters
 from uqsparse.models.neural_processes.bootstrapping import BANP, BNP
 from uqsparse.models.neural_processes.cnp import CANP, CNP
@@ -20,9 +26,13 @@ __all__ = [
     "MPNP",
     "NP",
     "LogLikelihoods",
+    "Minimisation",
     "Mixture",
     "NeuralProcess",
     "count_parameters",
     "fit",
+    "log_expected_improvement",
     "log_likelihoods",
+    "minimise",
+    "surrogate",
 ]
