@@ -19,18 +19,18 @@ SEEDS = (0, 1)
 N_STEPS, BATCH, MAX_POINTS, MIN_SCALE = 4000, 16, 32, 0.02
 PSEUDO_WEIGHT = 0.1  # of the martingale process; the paper's 1 costs accuracy in so few steps
 N_TEST, N_SAMPLES = 256, 50
-# Widths at which all have about as many parameters as the martingale process of width 64, 62,914.
+# Widths at which all have about 63,000 parameters.
 NETWORKS: dict[str, Callable[..., NeuralProcess]] = {
     "CNP": partial(CNP, width=94),
     "NP": partial(NP, width=66),
     "BNP": partial(BNP, width=88),
-    "MPNP": partial(MPNP, width=64, pseudo_weight=PSEUDO_WEIGHT),
+    "MPNP": partial(MPNP, width=90, generator_width=16, pseudo_weight=PSEUDO_WEIGHT),
 }
 # For the ablation of the martingale process, and with attention.
 OTHERS: dict[str, Callable[..., NeuralProcess]] = {
-    "MPNP, all terms 1": partial(MPNP, width=64),
-    "MPNP, without pseudo": partial(MPNP, width=64, pseudo_weight=0.0),
-    "MPNP, marginal only": partial(MPNP, width=64, pseudo_weight=0.0, amortisation_weight=0.0),
+    "MPNP, all terms 1": partial(MPNP, width=90, generator_width=16),
+    "MPNP, without pseudo": partial(MPNP, width=90, generator_width=16, pseudo_weight=0.0),
+    "MPNP, marginal only": partial(MPNP, width=90, generator_width=16, pseudo_weight=0.0, amortisation_weight=0.0),
     "CANP": partial(CANP, width=64),
     "MPANP": partial(MPANP, width=64, pseudo_weight=PSEUDO_WEIGHT),
 }

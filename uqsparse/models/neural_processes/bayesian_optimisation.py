@@ -107,11 +107,11 @@ def _predict(model, context_x, context_y, context_mask, candidates, key, *, n_sa
 
 def _choose(
     predict: Surrogate,
-    candidates: Array,
-    x: Array,
-    y: Array,
+    candidates: Float[Any, "M d"],
+    x: Float[Any, "S d"],
+    y: Float[Any, " S"],
     seen: Int[Array, ""],
-    open_: Bool[Array, " M"],
+    open_: Bool[Any, " M"],
     key: Array,
 ) -> tuple[Int[Array, ""], Float[Array, ""]]:
     """The open candidate of largest expected improvement, and its log; the first `seen` rows are the context."""
@@ -172,8 +172,7 @@ def minimise(
     # One shape throughout, so that the model is compiled once.
     for key_step in track(jax.random.split(key_steps, n_steps), "minimising", disable=not progress):
         seen = len(rows)
-        known = jnp.asarray(x), jnp.asarray(y), jnp.asarray(seen), jnp.asarray(open_)
-        row, gain = _choose_compiled(predict, jnp.asarray(grid), known[0], known[1], known[2], known[3], key_step)
+        row, gain = _choose_compiled(predict, grid, x, y, jnp.asarray(seen), open_, key_step)
         rows.append(int(row))
         gains.append(float(gain))
         values.append(_evaluate(objective, grid[rows[-1]]))

@@ -1,4 +1,4 @@
-"""The parts that neural processes are built from: what is kept of a context, and the decoder."""
+"""The parts that neural processes are built from: the decoder, and the attention of targets to the context."""
 
 from collections.abc import Sequence
 
@@ -48,7 +48,9 @@ class Decoder(eqx.Module):
         self.from_representations = tuple(
             rectifier_linear(k, size, width, use_bias=False) for k, size in zip(keys, representation_sizes, strict=True)
         )
-        self.rest = RowMLP(width, 2 * y_size, width, depth - 1, key=key_rest)
+        rest = RowMLP(width, 2 * y_size, width, depth - 1, key=key_rest)
+        # The last layer starts small: means near 0 and scales near softplus(0). A start far off is a plateau to leave.
+        self.rest = eqx.tree_at(lambda mlp: mlp.layers[-1].weight, rest, replace_fn=lambda weight: 0.1 * weight)
         self.min_scale = min_scale
 
     def __call__(

@@ -6,35 +6,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from uqsparse.kernels.arguments import require_count
-from uqsparse.models.neural_processes.cnp import CANP, CNP, ConditionalProcess
+from uqsparse.models.neural_processes.cnp import CANP, CNP, ExtendedProcess
 from uqsparse.models.neural_processes.mixture import Mixture, gaussian_log_density
-from uqsparse.models.neural_processes.process import NeuralProcess, Points, TaskBatch, all_points, context_points
+from uqsparse.models.neural_processes.process import Points, TaskBatch, all_points, context_points
 from uqsparse.models.neural_processes.scores import Coherence, mixture_score, require_coherence
 from uqsparse.nn.attention import apply_linear
 
 
-class _BootstrappingProcess(NeuralProcess):
+class _BootstrappingProcess(ExtendedProcess):
     """What both have in common: residual bootstrap of the context, and a second representation for the decoder."""
 
-    base: eqx.AbstractVar[ConditionalProcess]
     adaptation: eqx.AbstractVar[tuple[eqx.nn.Linear, ...]]
     training_samples: eqx.AbstractVar[int]
     coherence: eqx.AbstractVar[Coherence]
-
-    @property
-    def x_size(self) -> int:
-        """Entries of an input."""
-        return self.base.x_size
-
-    @property
-    def y_size(self) -> int:
-        """Entries of an output."""
-        return self.base.y_size
-
-    @property
-    def min_scale(self) -> float:
-        """Smallest standard deviation it can predict."""
-        return self.base.min_scale
 
     def components(self, context: Points, target_x: Array, key: Key[Array, ""], n_samples: int) -> Mixture:
         """One Gaussian at each target for each bootstrapped context."""

@@ -73,6 +73,27 @@ class ConditionalProcess(NeuralProcess):
         return -per_point(jnp.where(points.mask, densities, 0.0).sum(-1), points.mask)
 
 
+class ExtendedProcess(NeuralProcess):
+    """A process built around a conditional one, whose sizes and smallest standard deviation it has."""
+
+    base: eqx.AbstractVar[ConditionalProcess]
+
+    @property
+    def x_size(self) -> int:
+        """Entries of an input."""
+        return self.base.x_size
+
+    @property
+    def y_size(self) -> int:
+        """Entries of an output."""
+        return self.base.y_size
+
+    @property
+    def min_scale(self) -> float:
+        """Smallest standard deviation it can predict."""
+        return self.base.min_scale
+
+
 class CNP(ConditionalProcess):
     """Conditional neural process: points are encoded one by one and averaged, targets decoded one by one.
 

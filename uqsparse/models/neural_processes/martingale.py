@@ -6,39 +6,60 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from uqsparse.kernels.arguments import require_count
-from uqsparse.models.neural_processes.cnp import CANP, CNP, ConditionalProcess, Memory, Part
+from uqsparse.models.neural_processes.cnp import CANP, CNP, ExtendedProcess, Memory, Part
 from uqsparse.models.neural_processes.mixture import Mixture, gaussian_log_density
-from uqsparse.models.neural_processes.process import NeuralProcess, Points, TaskBatch, all_points, context_points
+from uqsparse.models.neural_processes.process import Points, TaskBatch, all_points, context_points
 from uqsparse.models.neural_processes.scores import Coherence, mixture_score, require_coherence
 from uqsparse.nn.attention import apply_linear
 from uqsparse.nn.sets import ISAB
 
 
-class _MartingaleProcess(NeuralProcess):
+class RowGenerator(eqx.Module):
+    """Draws rows of unseen points: an induced set attention block on noise, whose inducing points are the context.
+
+    Permuting the rows of the noise permutes those of the result, which start small.
+
+    Args:
+        in_size: entries that represent a point of the context.
+        out_size: entries of a drawn row.
+        width: of the noise and of the block, divisible by the number of heads.
+        heads: of the block's attention.
+        key: for the weights.
+    """
+
+    to_points: eqx.nn.Linear
+    block: ISAB
+    from_rows: eqx.nn.Linear
+
+    def __init__(self, in_size: int, out_size: int, width: int, *, heads: int, key: Key[Array, ""]):
+        keys = jax.random.split(key, 3)
+        self.to_points = eqx.nn.Linear(in_size, width, key=keys[0])
+        self.block = ISAB(width, width, 0, heads=heads, key=keys[1])
+        from_rows = eqx.nn.Linear(width, out_size, key=keys[2])
+        self.from_rows = eqx.tree_at(lambda linear: linear.weight, from_rows, replace_fn=lambda weight: 0.1 * weight)
+
+    @property
+    def width(self) -> int:
+        """Entries of a row of noise."""
+        return self.from_rows.in_features
+
+    def __call__(
+        self, noise: Float[Array, "K *tasks G width"], points: Float[Array, "*tasks N in"], mask: Array
+    ) -> Float[Array, "K *tasks G out"]:
+        """One row for each row of noise."""
+        induced = apply_linear(self.to_points, points)
+        return apply_linear(self.from_rows, self.block(noise, points=induced, points_mask=mask))
+
+
+class _MartingaleProcess(ExtendedProcess):
     """What both have in common: the generator's draws join the context, and the three terms of the objective."""
 
-    base: eqx.AbstractVar[ConditionalProcess]
-    generator: eqx.AbstractVar[ISAB | None]
+    generator: eqx.AbstractVar[RowGenerator | None]
     n_pseudo: eqx.AbstractVar[int]
     training_samples: eqx.AbstractVar[int]
     amortisation_weight: eqx.AbstractVar[float]
     pseudo_weight: eqx.AbstractVar[float]
     coherence: eqx.AbstractVar[Coherence]
-
-    @property
-    def x_size(self) -> int:
-        """Entries of an input."""
-        return self.base.x_size
-
-    @property
-    def y_size(self) -> int:
-        """Entries of an output."""
-        return self.base.y_size
-
-    @property
-    def min_scale(self) -> float:
-        """Smallest standard deviation it can predict."""
-        return self.base.min_scale
 
     def generate(self, noise: Float[Array, "K *tasks G width"], memory: Memory, mask: Array) -> Memory:
         """Rows of points that have not been seen, exchangeable given those of the context.
@@ -64,14 +85,14 @@ class _MartingaleProcess(NeuralProcess):
         on sets of seen points; and given the draws alone, averaged over them, which makes the generator carry the
         function.
         """
+        if self.generator is None:
+            return self.base.loss(tasks, key)
         context, points = context_points(tasks), all_points(tasks)
 
         def densities(parts):
             mean, scale = self.base.decoder(self.base.recall(parts, points.x), points.x)
-            return jnp.where(points.mask, gaussian_log_density(points.y, mean, scale), 0.0)
+            return gaussian_log_density(points.y, mean, scale)
 
-        if self.generator is None:
-            return self.base.loss(tasks, key)
         seen, unseen = self._parts(context, key, self.training_samples)
         total = mixture_score(densities([seen, unseen]), points.mask, self.coherence)
         if self.amortisation_weight:
@@ -84,8 +105,8 @@ class _MartingaleProcess(NeuralProcess):
     def _parts(self, context: Points, key: Key[Array, ""], n_samples: int) -> tuple[Part, Part]:
         """The rows of the context, and draws of rows of unseen points."""
         memory = self.base.remember(context)
-        tasks, width = context.mask.shape[:-1], memory.rows.shape[-1]
-        noise = jax.random.normal(key, (n_samples, *tasks, self.n_pseudo, width))
+        assert self.generator is not None
+        noise = jax.random.normal(key, (n_samples, *context.mask.shape[:-1], self.n_pseudo, self.generator.width))
         unseen = self.generate(noise, memory, context.mask)
         return (memory, context.mask), (unseen, jnp.ones(noise.shape[:-1], bool))
 
@@ -102,6 +123,8 @@ class MPNP(_MartingaleProcess):
         y_size: entries of an output.
         width: of all hidden layers, and of the representation, divisible by the number of heads.
         heads: of the generator's attention.
+        generator_width: of the generator and its noise, divisible by the number of heads; `width` if not given. Of a
+            given number of parameters a narrow one leaves more to the rest.
         n_pseudo: points that are drawn; about as many as a context may have. With 0 it is a `CNP`.
         encoder_depth: linear layers on each point.
         decoder_depth: linear layers from the representation and an input to the output, at least 2.
@@ -116,11 +139,11 @@ class MPNP(_MartingaleProcess):
     Raises:
         ValueError: an argument is out of range.
 
-    Source: Lee, Yun, Nam, Fong & Lee (2023), Martingale posterior neural processes, ICLR, sections 3.2-3.4.
+    Source: Lee, Yun, Nam, Fong & Lee (2023), Martingale posterior neural processes, ICLR.
     """
 
     base: CNP
-    generator: ISAB | None
+    generator: RowGenerator | None
     n_pseudo: int = eqx.field(static=True)
     training_samples: int = eqx.field(static=True)
     amortisation_weight: float = eqx.field(static=True)
@@ -134,6 +157,7 @@ class MPNP(_MartingaleProcess):
         *,
         width: int = 64,
         heads: int = 4,
+        generator_width: int | None = None,
         n_pseudo: int = 12,
         encoder_depth: int = 4,
         decoder_depth: int = 3,
@@ -144,18 +168,19 @@ class MPNP(_MartingaleProcess):
         min_scale: float = 0.1,
         key: Key[Array, ""],
     ):
-        _require_settings(n_pseudo, training_samples, amortisation_weight, pseudo_weight, coherence)
+        _require_settings(generator_width, n_pseudo, training_samples, amortisation_weight, pseudo_weight, coherence)
         key_base, key_generator = jax.random.split(key)
         depths = {"encoder_depth": encoder_depth, "decoder_depth": decoder_depth}
         self.base = CNP(x_size, y_size, width=width, **depths, min_scale=min_scale, key=key_base)
-        self.generator = ISAB(width, width, 0, heads=heads, key=key_generator) if n_pseudo else None
+        size = generator_width or width
+        self.generator = RowGenerator(width, width, size, heads=heads, key=key_generator) if n_pseudo else None
         self.n_pseudo, self.training_samples, self.coherence = n_pseudo, training_samples, coherence
         self.amortisation_weight, self.pseudo_weight = float(amortisation_weight), float(pseudo_weight)
 
     def generate(self, noise: Float[Array, "K *tasks G width"], memory: Memory, mask: Array) -> Memory:
-        """Rows of unseen points: an induced set attention block on the noise, whose inducing points are the context."""
+        """Rows of unseen points."""
         assert self.generator is not None
-        return Memory(self.generator(noise, points=memory.rows, points_mask=mask))
+        return Memory(self.generator(noise, memory.rows, mask))
 
 
 class MPANP(_MartingaleProcess):
@@ -166,6 +191,8 @@ class MPANP(_MartingaleProcess):
         y_size: entries of an output.
         width: of all hidden layers, and of both representations, divisible by the number of heads.
         heads: of each attention.
+        generator_width: of the generator and its noise, divisible by the number of heads; `width` if not given. Of a
+            given number of parameters a narrow one leaves more to the rest.
         n_pseudo: points that are drawn; about as many as a context may have. With 0 it is a `CANP`.
         encoder_depth: linear layers on each point.
         decoder_depth: linear layers from the representations and an input to the output, at least 2.
@@ -180,14 +207,12 @@ class MPANP(_MartingaleProcess):
     Raises:
         ValueError: an argument is out of range.
 
-    Source: Lee, Yun, Nam, Fong & Lee (2023), Martingale posterior neural processes, ICLR, sections 3.2-3.4. How keys
+    Source: Lee, Yun, Nam, Fong & Lee (2023), Martingale posterior neural processes, ICLR. How keys
     of drawn points are made is ours: a linear map of the generator's row gives row, key and value.
     """
 
     base: CANP
-    to_points: eqx.nn.Linear
-    generator: ISAB | None
-    from_rows: eqx.nn.Linear
+    generator: RowGenerator | None
     n_pseudo: int = eqx.field(static=True)
     training_samples: int = eqx.field(static=True)
     amortisation_weight: float = eqx.field(static=True)
@@ -201,6 +226,7 @@ class MPANP(_MartingaleProcess):
         *,
         width: int = 64,
         heads: int = 4,
+        generator_width: int | None = None,
         n_pseudo: int = 12,
         encoder_depth: int = 4,
         decoder_depth: int = 3,
@@ -211,26 +237,28 @@ class MPANP(_MartingaleProcess):
         min_scale: float = 0.1,
         key: Key[Array, ""],
     ):
-        _require_settings(n_pseudo, training_samples, amortisation_weight, pseudo_weight, coherence)
-        keys = jax.random.split(key, 4)
+        _require_settings(generator_width, n_pseudo, training_samples, amortisation_weight, pseudo_weight, coherence)
+        key_base, key_generator = jax.random.split(key)
         depths = {"encoder_depth": encoder_depth, "decoder_depth": decoder_depth}
-        self.base = CANP(x_size, y_size, width=width, heads=heads, **depths, min_scale=min_scale, key=keys[0])
-        self.to_points = eqx.nn.Linear(2 * width, width, key=keys[1])
-        self.generator = ISAB(width, width, 0, heads=heads, key=keys[2]) if n_pseudo else None
-        self.from_rows = eqx.nn.Linear(width, 3 * width, key=keys[3])
+        self.base = CANP(x_size, y_size, width=width, heads=heads, **depths, min_scale=min_scale, key=key_base)
+        size = generator_width or width
+        self.generator = RowGenerator(2 * width, 3 * width, size, heads=heads, key=key_generator) if n_pseudo else None
         self.n_pseudo, self.training_samples, self.coherence = n_pseudo, training_samples, coherence
         self.amortisation_weight, self.pseudo_weight = float(amortisation_weight), float(pseudo_weight)
 
     def generate(self, noise: Float[Array, "K *tasks G width"], memory: Memory, mask: Array) -> Memory:
-        """Rows, keys and values of unseen points, from one induced set attention block on the noise."""
+        """Rows, keys and values of unseen points, from one row each."""
         assert self.generator is not None
         assert memory.values is not None
-        points = apply_linear(self.to_points, jnp.concatenate([memory.rows, memory.values], axis=-1))
-        drawn = self.generator(noise, points=points, points_mask=mask)
-        return Memory(*jnp.split(apply_linear(self.from_rows, drawn), 3, axis=-1))
+        drawn = self.generator(noise, jnp.concatenate([memory.rows, memory.values], axis=-1), mask)
+        return Memory(*jnp.split(drawn, 3, axis=-1))
 
 
-def _require_settings(n_pseudo, training_samples, amortisation_weight, pseudo_weight, coherence) -> None:
+def _require_settings(
+    generator_width, n_pseudo, training_samples, amortisation_weight, pseudo_weight, coherence
+) -> None:
+    if generator_width is not None:
+        require_count("generator_width", generator_width, 1)
     require_count("n_pseudo", n_pseudo, 0)
     require_count("training_samples", training_samples, 1)
     for name, value in (("amortisation_weight", amortisation_weight), ("pseudo_weight", pseudo_weight)):

@@ -155,12 +155,11 @@ def context_points(tasks: TaskBatch) -> Points:
 
 def all_points(tasks: TaskBatch) -> Points:
     """Contexts and targets of tasks, in this order."""
-    target = masked_points(tasks.target_x, tasks.target_y, tasks.target_mask)
+    context, target = context_points(tasks), masked_points(tasks.target_x, tasks.target_y, tasks.target_mask)
     return Points(
-        *(
-            jnp.concatenate(pair, axis=pair[0].ndim - 1 - (i < 2))
-            for i, pair in enumerate(zip(context_points(tasks), target, strict=True))
-        )
+        jnp.concatenate([context.x, target.x], axis=-2),
+        jnp.concatenate([context.y, target.y], axis=-2),
+        jnp.concatenate([context.mask, target.mask], axis=-1),
     )
 
 
@@ -177,7 +176,7 @@ def require_tasks(tasks: TaskBatch, model: NeuralProcess) -> None:
             x, y, mask = (getattr(tasks, f"{part}_{name}") for name in ("x", "y", "mask"))
         except AttributeError as error:
             raise ValueError(f"tasks need {part}_x, {part}_y and {part}_mask, got {type(tasks).__name__}") from error
-        if np.ndim(mask) != 2 or np.asarray(mask).dtype != bool if not is_traced(mask) else mask.ndim != 2:
+        if getattr(mask, "ndim", None) != 2 or mask.dtype != bool:
             raise ValueError(f"{part}_mask must be a boolean array of shape (tasks, points), got {np.shape(mask)}")
         _checked(f"{part}_x", x, (*mask.shape, model.x_size), mask)
         _checked(f"{part}_y", y, (*mask.shape, model.y_size), mask)
