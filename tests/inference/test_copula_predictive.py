@@ -12,7 +12,7 @@ from uqsparse.inference.copula_regression import CopulaRegression
 from uqsparse.inference.predictive_resampling import martingale_posterior
 from uqsparse.kernels.gaussian_copula import gaussian_copula_cdf, log_gaussian_copula
 
-GRID = np.linspace(-9, 9, 601)
+GRID = np.linspace(-9, 9, 151)
 
 
 def key(i=0):
@@ -28,10 +28,10 @@ def test_copula_is_that_of_the_normal_law():
     a, b, rho = np.array([-1.2, 0.3, 2.0]), np.array([0.4, -2.0, 1.5]), 0.7
     law = stats.multivariate_normal([0, 0], [[1, rho], [rho, 1]])
     expected = law.logpdf(np.stack([a, b], axis=1)) - stats.norm.logpdf(a) - stats.norm.logpdf(b)
-    np.testing.assert_allclose(log_gaussian_copula(a, b, rho), expected, rtol=1e-5)
-    np.testing.assert_allclose(
-        gaussian_copula_cdf(a, b, rho), stats.norm.cdf((a - rho * b) / np.sqrt(1 - rho**2)), rtol=1e-5
-    )
+    log_density, cdf = jax.jit(lambda: (log_gaussian_copula(a, b, rho), gaussian_copula_cdf(a, b, rho)))()
+    np.testing.assert_allclose(log_density, expected, rtol=1e-5)
+    conditional = stats.norm.cdf((a - rho * b) / np.sqrt(1 - rho**2))
+    np.testing.assert_allclose(cdf, conditional, rtol=1e-5)
 
 
 def by_loops(orders, at, rho):
@@ -62,16 +62,16 @@ def by_loops(orders, at, rho):
     return densities.mean(axis=0), (before * cdfs).sum(axis=0) / before.sum(axis=0)
 
 
-@pytest.mark.parametrize("d", [1, 2])
-def test_density_is_that_of_plain_loops(d):
+def test_density_is_that_of_plain_loops():
+    """Two columns; the prefix of the first is the density of one."""
     rng = np.random.default_rng(0)
-    y, at, rho = rng.normal(2.0, 3.0, (5, d)), rng.normal(2.0, 3.0, (3, d)), np.array([0.6, 0.8])[:d]
-    rule = CopulaPredictive(at, bandwidth=rho, n_permutations=3, seed=4)
-    state = rule.init(y)
+    y, rho = rng.normal(2.0, 3.0, (6, 2)), np.array([0.6, 0.8])
+    state = CopulaPredictive(bandwidth=rho, n_permutations=3, seed=4).init(y)  # at the data
     z = (y - y.mean(axis=0)) / y.std(axis=0, ddof=1)
     order = np.random.default_rng(4)
-    orders = [z[order.permutation(5)] for _ in range(3)]
-    density, cdf = by_loops(orders, (at - y.mean(axis=0)) / y.std(axis=0, ddof=1), rho)
+    orders = [z[order.permutation(6)] for _ in range(3)]
+    density, cdf = by_loops(orders, z, rho)
+    np.testing.assert_allclose(np.exp(state.log_prefix), density, rtol=1e-5)
     np.testing.assert_allclose(state.density, density[:, -1] / y.std(axis=0, ddof=1).prod(), rtol=1e-5)
     np.testing.assert_allclose(state.ranks, cdf, rtol=1e-6)
 
@@ -88,7 +88,7 @@ def test_density_integrates_to_one_and_its_cdf_is_its_integral(fitted):
     density = np.asarray(state.density)
     assert np.trapezoid(density, GRID) == pytest.approx(1.0, abs=1e-6)
     running = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(GRID))])
-    np.testing.assert_allclose(state.cdf, running, atol=2e-4)
+    np.testing.assert_allclose(state.cdf, running, atol=2e-3)
 
 
 def test_an_update_weighs_the_next_observation(fitted):
@@ -96,7 +96,7 @@ def test_an_update_weighs_the_next_observation(fitted):
     _, rule, state = fitted
     after = eqx.filter_jit(rule.update)(state, jnp.array([0.5]))
     w, r = (2 - 1 / 51) / 52, state.bandwidth[0]
-    where = slice(250, 400, 30)
+    where = slice(60, 100, 8)
     z = stats.norm.ppf(np.asarray(state.cdf)[where])
     copula = stats.norm.pdf(z, 0, np.sqrt(1 - r**2)) / stats.norm.pdf(z)
     np.testing.assert_allclose(after.density[where] / state.density[where], 1 - w + w * copula, rtol=1e-4)
@@ -114,34 +114,32 @@ def test_density_learns(fitted):
 
 def test_bandwidth_predicts_best(fitted):
     y, _, state = fitted
-    scores = [float(CopulaPredictive(GRID[:2], bandwidth=r).init(y).score) for r in (0.5, state.bandwidth[0], 0.93)]
+    scores = [float(CopulaPredictive(GRID, bandwidth=r).init(y).score) for r in (0.5, state.bandwidth[0], 0.93)]
     assert scores[1] == pytest.approx(float(state.score), abs=1e-9)
     assert scores[1] > max(scores[0], scores[2])
     # in the data's units
-    other = CopulaPredictive(GRID[:2], bandwidth=0.5).init(10 * y)
+    other = CopulaPredictive(GRID, bandwidth=0.5).init(10 * y)
     assert float(other.score) == pytest.approx(scores[0] - np.log(10), abs=1e-9)
 
 
+def test_normal_scores_end_at_the_lower_limit():
+    """Data that lie as a normal law has them: nothing predicts better than the start, and that is said."""
+    y = stats.norm.ppf((np.arange(50) + 0.5) / 50)
+    with pytest.warns(UserWarning, match="bandwidth ended at its lower limit"):
+        state = CopulaPredictive(GRID).init(y)
+    assert state.bandwidth == pytest.approx(0.5, abs=1e-3)
+
+
 def test_resampled_densities_are_densities_about_the_fit(fitted):
-    """Means of 300 samples within 4.5 standard errors at 13 points (false alarm 1e-4); each integrates to one."""
-    y, _, _ = fitted
-    rule = CopulaPredictive(np.linspace(-9, 7, 161), bandwidth=0.8)
-    found = martingale_posterior(key(), rule, y, lambda s: s.density, 300, 300, tolerance=0.5)
-    mass = np.trapezoid(found.samples, np.linspace(-9, 7, 161), axis=1)
-    np.testing.assert_allclose(mass, 1.0, atol=1e-3)
-    middle = slice(50, 115, 5)
-    error = found.samples.std(axis=0)[middle] / np.sqrt(300)
+    """Means of 150 samples within 4.5 standard errors at 13 points (false alarm 1e-4); each integrates to one."""
+    y, _, state = fitted
+    rule = CopulaPredictive(GRID, bandwidth=state.bandwidth)
+    found = martingale_posterior(key(), rule, y, lambda s: s.density, 100, 150, tolerance=0.9)
+    np.testing.assert_allclose(np.trapezoid(found.samples, GRID, axis=1), 1.0, atol=1e-3)
+    middle = slice(44, 83, 3)
+    error = found.samples.std(axis=0)[middle] / np.sqrt(150)
     assert (np.abs(found.samples.mean(axis=0) - found.start)[middle] < 4.5 * error).all()
     assert (found.samples.std(axis=0)[middle] > 0.005).all()
-
-
-def test_two_columns_know_their_correlation():
-    rng = np.random.default_rng(2)
-    y = rng.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 60)
-    y = np.concatenate([y, [[1.0, 1.0], [1.0001, -1.0]]])
-    density = CopulaPredictive(n_permutations=4).init(y).density
-    assert density.shape == (62,)
-    assert density[-2] > 2 * density[-1]
 
 
 def regression_by_loops(orders, inputs, targets, rho):
@@ -184,17 +182,15 @@ def test_regression_follows_the_line_with_bands():
     rng = np.random.default_rng(4)
     x = rng.uniform(-2, 2, 40)
     y = x + 0.3 * rng.normal(size=40)
-    targets = np.linspace(-5, 5, 101)
-    rule = CopulaPredictive.regression([-1.5, 0.0, 1.5], targets, n_permutations=2)
-    found = martingale_posterior(
-        key(), rule, (x, y), lambda s: {"mean": s.mean, "median": s.quantile(0.5), "cdf": s.cdf}, 100, 200,
-        tolerance=0.6,
-    )  # fmt: skip
+    targets = np.linspace(-5, 5, 51)
+    rule = CopulaPredictive.regression([-1.5, 0.0, 1.5], targets, 0.9, n_permutations=2)
+    look = lambda s: {"mean": s.mean, "median": s.quantile(0.5), "cdf": s.cdf}  # noqa: E731
+    found = martingale_posterior(key(), rule, (x, y), look, 60, 100, tolerance=0.9)
     cdf = found.samples["cdf"]
     assert (np.diff(cdf, axis=-1) > -1e-12).all()
     np.testing.assert_allclose(cdf[..., [0, -1]], np.broadcast_to([0.0, 1.0], (*cdf.shape[:2], 2)), atol=1e-3)
     np.testing.assert_allclose(found.start["mean"], [-1.5, 0.0, 1.5], atol=0.5)
-    error = found.samples["mean"].std(axis=0) / np.sqrt(200)
+    error = found.samples["mean"].std(axis=0) / np.sqrt(100)
     assert (np.abs(found.samples["mean"].mean(axis=0) - found.start["mean"]) < 4.5 * error + 1e-3).all()
     assert (np.abs(found.start["median"] - found.start["mean"]) < 0.3).all()
 

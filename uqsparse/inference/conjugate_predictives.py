@@ -3,7 +3,7 @@
 States hold the parameters of the posterior in a form that has a limit: means, and a strength that counts observations,
 the prior's included. At infinite strength the predictive is the model at one parameter.
 
-Source: Bernardo & Smith (1994), Bayesian theory, appendix A; Fong, Holmes & Walker (2023), section 2.
+Sources: Bernardo & Smith (1994), Bayesian theory; Fong, Holmes & Walker (2023), Martingale posterior distributions.
 """
 
 from typing import Any, NamedTuple

@@ -3,11 +3,12 @@
 The updates depend on the order of the data. So the data are learned in several random orders; bandwidths maximise the
 mean log predictive density of each observation given those before it.
 
-Source: Fong, Holmes & Walker (2023), Martingale posterior distributions, section 4.3.
+Source: Fong, Holmes & Walker (2023), Martingale posterior distributions.
 """
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,9 @@ from uqsparse.kernels.arguments import require_count
 
 # Logits of bandwidths between which the search goes: 0.007 to 0.9999.
 _LOGIT_RANGE = (-5.0, 9.0)
+# A density of one column is searched from 0.5 on. Near 0 it stays the normal that it starts from, whose mean and scale
+# come from the same data: that scores well without having predicted anything, and its futures do not spread.
+_LOWEST_ALONE = 0.0
 
 
 class Columns(NamedTuple):
@@ -84,37 +88,47 @@ def check_bandwidth(bandwidth: ArrayLike | None, d: int) -> Float[np.ndarray, " 
 
 
 def best_bandwidth(
-    score: Callable[[Array], Float[Array, ""]], d: int, n_targets: int
-) -> tuple[Float[np.ndarray, " d"], float]:
+    score: Callable[..., Float[Array, ""]], rows: tuple[ArrayLike, ...], d: int, n_targets: int
+) -> Float[np.ndarray, " d"]:
     """The bandwidths that maximise a score, by L-BFGS-B in their logits.
 
     Args:
-        score: mean log predictive density of one observation, a function of bandwidths (d,).
+        score: mean log predictive density of one observation, a function of bandwidths (d,) and the rows.
+        rows: the data, as `score` takes them.
         d: number of bandwidths.
         n_targets: how many of the first belong to what the density is of.
 
     Returns:
-        Bandwidths (d,) and their score.
+        Bandwidths (d,).
 
     Warns:
-        UserWarning: if the search did not converge, or ended where nothing is learned.
+        UserWarning: if the search did not converge, or ended where little is learned.
     """
 
-    @jax.jit
-    def cost(logits):
-        return jax.value_and_grad(lambda at: -score(jax.nn.sigmoid(at)))(logits)
+    rows = tuple(jnp.asarray(part) for part in rows)
 
     def on_host(logits):
-        value, slope = cost(jnp.asarray(logits))
+        value, slope = _cost(score, jnp.asarray(logits), rows)
         return float(value), np.asarray(slope, float)
 
-    found = minimize(on_host, np.full(d, 1.5), jac=True, method="L-BFGS-B", bounds=[_LOGIT_RANGE] * d)
+    lowest = np.full(d, _LOGIT_RANGE[0])
+    if n_targets == 1:
+        lowest[0] = _LOWEST_ALONE
+    bounds = list(zip(lowest, np.full(d, _LOGIT_RANGE[1]), strict=True))
+    found = minimize(on_host, np.full(d, 1.5), jac=True, method="L-BFGS-B", bounds=bounds)
     if not found.success:
-        warnings.warn(f"the search for the bandwidths ended early: {found.message}", stacklevel=5)
-    if (found.x[:n_targets] < _LOGIT_RANGE[0] + 1e-3).any():
+        warnings.warn(f"the search for the bandwidths ended early: {found.message}", stacklevel=6)
+    if (found.x[:n_targets] < lowest[:n_targets] + 1e-3).any():
         warnings.warn(
-            "a bandwidth ended at its lower limit: the normal that the density starts from predicts best, nothing more "
-            "is learned, and futures do not spread. Give a bandwidth, such as 0.8, to see what is not known",
-            stacklevel=5,
+            "a bandwidth ended at its lower limit: the normal that the density starts from predicts as well, little "
+            "more is learned, and bands are narrow. Give a bandwidth, such as 0.8, if you do not believe in a normal",
+            stacklevel=6,
         )
-    return np.asarray(jax.nn.sigmoid(found.x), float), -float(found.fun)
+    return np.asarray(jax.nn.sigmoid(found.x), float)
+
+
+@partial(jax.jit, static_argnums=0)
+def _cost(
+    score: Callable[..., Float[Array, ""]], logits: Float[Array, " d"], rows: tuple[Array, ...]
+) -> tuple[Float[Array, ""], Float[Array, " d"]]:
+    return jax.value_and_grad(lambda at: -score(jax.nn.sigmoid(at), *rows))(logits)

@@ -4,8 +4,8 @@ It is a Dirichlet process mixture of normals made recursive: no kernels, no clus
 and the distribution functions at the points of interest. A draw is not needed to look ahead: the ranks of the next
 observation, its conditional distribution functions, are uniform on (0, 1)^d, and the update needs nothing else.
 
-Source: Fong, Holmes & Walker (2023), Martingale posterior distributions, sections 4.1 to 4.3; Hahn, Martin & Walker
-(2018), On recursive Bayesian predictive distributions.
+Source: Fong, Holmes & Walker (2023), Martingale posterior distributions; Hahn, Martin & Walker (2018), On recursive
+Bayesian predictive distributions.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -71,17 +71,17 @@ class CopulaPredictive(eqx.Module):
         points: where to evaluate the density, in the data's units, (m,) or (m, d). Left out: a grid of 200 over one
             column of data and two standard deviations beyond, the data themselves for more columns.
         bandwidth: correlation of the copula, in (0, 1), one number or one a coordinate; near 1 the density follows
-            every observation. Left out, the one that predicts best.
+            every observation. Left out, the one that predicts best, for one column from 0.5 on.
         n_permutations: random orders of the data that are averaged over, at least 1.
         seed: of these orders.
 
     Raises:
         ValueError: `n_permutations` is below 1, or `points` are not finite.
 
-    Source: Fong, Holmes & Walker (2023), equations 4.5 and 4.6.
+    Source: Fong, Holmes & Walker (2023), copula updates for multivariate densities.
 
     >>> y = np.random.default_rng(0).normal(size=40)
-    >>> state = CopulaPredictive(np.linspace(-6, 6, 201), n_permutations=2).init(y)
+    >>> state = CopulaPredictive(np.linspace(-6, 6, 201), bandwidth=0.8).init(y)
     >>> round(float(np.trapezoid(state.density, state.points[:, 0])), 3)
     1.0
     """
@@ -127,18 +127,16 @@ class CopulaPredictive(eqx.Module):
         at = (points - columns.centre) / columns.scale
 
         def learn():
-            ordered = jnp.asarray(columns.values[orders])
-            if given is None:
-                bandwidth, score = best_bandwidth(lambda rho: _score(rho, ordered), d, d)
-            else:
-                bandwidth, score = given, float(_score(jnp.asarray(given), ordered))
-            return bandwidth, score, jax.device_get(_replayed(jnp.asarray(bandwidth), ordered, jnp.asarray(at)))
+            ordered = columns.values[orders]
+            bandwidth = given
+            if bandwidth is None:
+                bandwidth = best_bandwidth(_score, (ordered,), d, d)
+            return bandwidth, jax.device_get(_replayed(bandwidth, ordered, at))
 
         with jax.enable_x64(True):
-            bandwidth, score, (log_prefix, ranks) = retry_after_precision_clash(learn)
+            bandwidth, (log_prefix, ranks, score) = retry_after_precision_clash(learn)
         log_unit = np.log(columns.scale).sum()
-        numbers = (np.asarray(float(n)), bandwidth, points, log_unit, np.asarray(score - log_unit))
-        return CopulaState(log_prefix, ranks, *numbers)
+        return CopulaState(log_prefix, ranks, np.asarray(float(n)), bandwidth, points, log_unit, score - log_unit)
 
     def sample(self, key: Array, state: CopulaState) -> Float[Array, " d"]:
         """Ranks of the next observation: its conditional distribution functions, uniform and independent."""
@@ -187,21 +185,23 @@ def _score(rho: Float[Array, " d"], ordered: Float[Array, "p n d"]) -> Float[Arr
 @jax.jit
 def _replayed(
     rho: Float[Array, " d"], ordered: Float[Array, "p n d"], at: Float[Array, "m d"]
-) -> tuple[Float[Array, "m d"], Float[Array, "m d"]]:
-    """Densities and conditional distribution functions at points, of the average over the orders."""
+) -> tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, ""]]:
+    """Densities and conditional distribution functions at points, of the average over the orders; and their score."""
 
     def replay(rows):
-        ranks = _pass(rho, rows)[1]
+        seen, ranks = _pass(rho, rows)
 
         def learn(state, now):
             v, i = now
             log_prefix, cdf = state
             return copula_update(log_prefix, cdf, v, rho, learning_weight(i + 1.0)), None
 
-        return jax.lax.scan(learn, _prior(at), (ranks, jnp.arange(rows.shape[0])))[0]
+        after, _ = jax.lax.scan(learn, _prior(at), (ranks, jnp.arange(rows.shape[0])))
+        return *after, jnp.mean(seen)
 
-    log_prefix, cdf = jax.lax.map(replay, ordered)
+    log_prefix, cdf, scores = jax.lax.map(replay, ordered)
     # A conditional law of a mixture of orders weighs each by its density of the coordinates before.
     earlier = jnp.pad(log_prefix[..., :-1], ((0, 0), (0, 0), (1, 0)))
     weights = jax.nn.softmax(earlier, axis=0)
-    return logsumexp(log_prefix, axis=0) - jnp.log(ordered.shape[0]), jnp.sum(weights * cdf, axis=0)
+    density = logsumexp(log_prefix, axis=0) - jnp.log(ordered.shape[0])
+    return density, jnp.sum(weights * cdf, axis=0), jnp.mean(scores)

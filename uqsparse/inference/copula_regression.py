@@ -4,7 +4,7 @@ An observation (x', y') moves the law of y at x by a copula update whose weight 
 Gaussian copula in every coordinate of the inputs. Future inputs are drawn from those seen (a Polya urn), and the rank
 of y at them is uniform.
 
-Source: Fong, Holmes & Walker (2023), Martingale posterior distributions, section 4.4 (conditional method).
+Source: Fong, Holmes & Walker (2023), Martingale posterior distributions, the conditional method of regression.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -89,14 +89,14 @@ class CopulaRegression(eqx.Module):
         targets: increasing values of y to evaluate the law at, in the data's units, (m,), m at least 2; they should
             reach beyond the data.
         bandwidth: correlations of the copulas in (0, 1), of y first and then of each input (1 + d,), or one number.
-            Left out, those that predict best.
+            Left out, those that predict best, with that of y from 0.5 on.
         n_permutations: random orders of the data that are averaged over, at least 1.
         seed: of these orders.
 
     Raises:
         ValueError: an argument has another shape or is out of range.
 
-    Source: Fong, Holmes & Walker (2023), section 4.4.
+    Source: Fong, Holmes & Walker (2023), the conditional method of regression.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.uniform(-1, 1, 40)
@@ -153,16 +153,14 @@ class CopulaRegression(eqx.Module):
         inputs, targets = (self.inputs - x.centre) / x.scale, (self.targets - y.centre) / y.scale
 
         def learn():
-            rows = jnp.asarray(x.values[orders]), jnp.asarray(y.values[orders, 0])
-            if given is None:
-                bandwidth, score = best_bandwidth(lambda rho: _score(rho, *rows), 1 + d, 1)
-            else:
-                bandwidth, score = given, float(_score(jnp.asarray(given), *rows))
-            at = jnp.asarray(inputs), jnp.asarray(targets)
-            return bandwidth, score, jax.device_get(_replayed(jnp.asarray(bandwidth), *rows, *at))
+            rows = x.values[orders], y.values[orders, 0]
+            bandwidth = given
+            if bandwidth is None:
+                bandwidth = best_bandwidth(_score, rows, 1 + d, 1)
+            return bandwidth, jax.device_get(_replayed(bandwidth, *rows, inputs, targets))
 
         with jax.enable_x64(True):
-            bandwidth, score, (log_density, cdf) = retry_after_precision_clash(learn)
+            bandwidth, (log_density, cdf, score) = retry_after_precision_clash(learn)
         log_unit = np.log(y.scale[0])
         return CopulaRegressionState(
             log_density,
@@ -174,7 +172,7 @@ class CopulaRegression(eqx.Module):
             self.targets,
             bandwidth,
             log_unit,
-            np.asarray(score - log_unit),
+            score - log_unit,
         )
 
     def sample(self, key: Array, state: CopulaRegressionState) -> RegressionRanks:
@@ -209,12 +207,10 @@ def _learned(
     weight: Float[Array, " k"],
 ) -> tuple[Float[Array, "k m"], Float[Array, "k m"]]:
     """Copula updates of one coordinate, with a weight of its own for each input."""
-
-    def one(log_density, cdf, weight):
-        columns = copula_update(log_density[:, None], cdf[:, None], rank[None], rho[None], weight)
-        return columns[0][:, 0], columns[1][:, 0]
-
-    return jax.vmap(one)(log_density, cdf, weight)
+    shape, weights = log_density.shape, jnp.repeat(weight, log_density.shape[1])
+    columns = log_density.reshape(-1, 1), cdf.reshape(-1, 1)
+    log_density, cdf = copula_update(*columns, rank[None], rho[None], weights)
+    return log_density.reshape(shape), cdf.reshape(shape)
 
 
 def _pass(rho: Float[Array, " e"], X: Float[Array, "n d"], y: Float[Array, " n"]) -> tuple[Any, Any]:
@@ -241,12 +237,12 @@ def _replayed(
     y: Float[Array, "p n"],
     inputs: Float[Array, "k d"],
     targets: Float[Array, " m"],
-) -> tuple[Float[Array, "k m"], Float[Array, "k m"]]:
-    """Densities and distribution functions at inputs and targets, of the average over the orders."""
+) -> tuple[Float[Array, "k m"], Float[Array, "k m"], Float[Array, ""]]:
+    """Densities and distribution functions at inputs and targets, of the average over the orders; and their score."""
     k, m = inputs.shape[0], targets.shape[0]
 
     def replay(rows):
-        ranks = _pass(rho, *rows)[1]
+        seen, ranks = _pass(rho, *rows)
 
         def learn(state, now):
             x, rank, i = now
@@ -255,7 +251,8 @@ def _replayed(
             return _learned(log_density, cdf, rank, rho[0], weight), None
 
         prior = jnp.broadcast_to(norm.logpdf(targets), (k, m)), jnp.broadcast_to(ndtr(targets), (k, m))
-        return jax.lax.scan(learn, prior, (rows[0], ranks, jnp.arange(ranks.shape[0])))[0]
+        after, _ = jax.lax.scan(learn, prior, (rows[0], ranks, jnp.arange(ranks.shape[0])))
+        return *after, jnp.mean(seen)
 
-    log_density, cdf = jax.lax.map(replay, (X, y))
-    return logsumexp(log_density, axis=0) - jnp.log(y.shape[0]), jnp.mean(cdf, axis=0)
+    log_density, cdf, scores = jax.lax.map(replay, (X, y))
+    return logsumexp(log_density, axis=0) - jnp.log(y.shape[0]), jnp.mean(cdf, axis=0), jnp.mean(scores)

@@ -5,8 +5,8 @@ prediction a residual of the fit. `partial_fit` learns from the pair. With a los
 model's own predictions (squared error, log loss) and no penalty, the coefficients are a martingale; a penalty that
 shrinks them in every step is not, which `check_martingale` shows.
 
-Source: Fong, Holmes & Walker (2023), section 2; Holmes & Walker (2023), Statistical inference with exchangeability and
-martingales.
+Sources: Fong, Holmes & Walker (2023), Martingale posterior distributions; Holmes & Walker (2023), Statistical inference
+with exchangeability and martingales.
 """
 
 import copy

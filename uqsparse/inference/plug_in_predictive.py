@@ -53,7 +53,7 @@ class PlugInPredictive(eqx.Module):
     Raises:
         TypeError: `distribution` or `information` is no function.
 
-    Source: Holmes & Walker (2023), section 4; the update is a step of stochastic natural gradient.
+    Source: Holmes & Walker (2023); the update is a step of stochastic natural gradient.
 
     >>> import numpyro.distributions as dist
     >>> rule = PlugInPredictive(lambda theta: dist.Normal(theta[0], 1.0), np.zeros(1), lambda theta: jnp.eye(1))
@@ -133,7 +133,7 @@ class PlugInPredictive(eqx.Module):
             warnings.warn(
                 f"the search for the maximum likelihood ended with a gradient of {np.abs(found.jac).max():.2g}: "
                 "give a better start, or the estimate",
-                stacklevel=4,
+                stacklevel=5,
             )
         return found.x
 

@@ -6,8 +6,8 @@ A predictive says what the next observation is likely to be, given those so far.
     sample(key, state) -> y      a draw of the next observation
     update(state, y) -> state    what is known after it
 
-Sources: Fong, Holmes & Walker (2023), Martingale posterior distributions, sections 2 and 3; Berti, Pratelli & Rigo
-(2004), Limit theorems for a class of identically distributed random variables.
+Sources: Fong, Holmes & Walker (2023), Martingale posterior distributions; Berti, Pratelli & Rigo (2004), Limit
+theorems for a class of identically distributed random variables.
 """
 
 from typing import Any, Protocol
@@ -112,7 +112,12 @@ def settled(predictive: Any, key: Array, state: PyTree) -> PyTree:
         after = jax.eval_shape(predictive.update, state, draw)
         if _form(after) != _form(state):
             raise ValueError(f"update must return a state of the form {_form(state)}; it returns {_form(after)}")
+        before = state
         state = jax.tree.map(lambda old, new: old.astype(jnp.promote_types(old.dtype, new.dtype)), state, after)
+        if all(
+            old.dtype == new.dtype for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(state), strict=True)
+        ):
+            break
     return state
 
 

