@@ -16,12 +16,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import norm
 
-from uqsparse.data.tasks import sine_line_tasks
-from uqsparse.models.few_shot_learner import clipped_adam
+from uqsparse.data.few_shot_tasks import sine_line_tasks
 from uqsparse.models.meta_baselines import MAML
 from uqsparse.models.niw_meta import NIWMeta
 
-N_STEPS, N_SHOT = 300, 5
+N_STEPS, N_SHOT = 200, 5
 GRID = np.linspace(-5, 5, 201)[:, None]
 
 
@@ -60,9 +59,7 @@ def main() -> None:
     print(f"{N_STEPS} steps of 20 tasks, {N_SHOT} points to learn from; 200 new tasks of 50 points to predict")
     print(f"{'':9s}{'squared error':>14s}{'log loss':>10s}{'90 % bands cover':>18s}")
     for name, model in learners().items():
-        optimiser = clipped_adam(3e-3, N_STEPS)
-        found = model.fit(sine_line_tasks, jax.random.key(1), N_STEPS, optimiser=optimiser, steps_per_call=50)
-        trained[name] = found.model
+        trained[name] = model.fit(sine_line_tasks, jax.random.key(1), N_STEPS, steps_per_call=50).model
         mixture = trained[name].predict_tasks(tasks, jax.random.key(2))
         y = np.asarray(tasks.query_y)
         below = norm.cdf((y - np.asarray(mixture.means)) / np.asarray(mixture.scales)).mean(0)

@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from uqsparse.data.tasks import FewShotTasks, sine_line_tasks
+from uqsparse.data.few_shot_tasks import FewShotTasks, sine_line_tasks
 from uqsparse.models.few_shot_likelihoods import Categorical, Gaussian, mean_field_probabilities
 from uqsparse.models.niw_local_steps import gauss_newton_posterior, low_rank_posterior
 from uqsparse.models.niw_meta import NIWMeta
@@ -82,6 +82,12 @@ def optimum(model, X, y):
     return found.x[:D], np.exp(found.x[D:]), float(found.fun)
 
 
+@jax.jit
+def _moments(parts):
+    """Means and covariances of the heads of a regression."""
+    return jax.vmap(jax.vmap(lambda part: (part.mean, part.covariance)))(parts)
+
+
 class TestBelief:
     def test_optimum_is_that_of_exact_em_whatever_n0(self, linear_tasks):
         mean, variances = expectation_maximisation(*linear_tasks)
@@ -100,7 +106,7 @@ class TestBelief:
         with jax.enable_x64(True):
             model = linear_model(n0=1e12)
             tasks = FewShotTasks(*(jnp.asarray(a) for a in (X[:, :2], y[:, :2, None], X[:, 2:], y[:, 2:, None])))
-            found = float(model.loss(tasks, jax.random.key(0)))
+            found = float(eqx.filter_jit(model.loss)(tasks, jax.random.key(0)))
         wanted = np.mean(
             [
                 stats.multivariate_normal.logpdf(y[t], np.zeros(5), X[t] @ X[t].T + NOISE**2 * np.eye(5))
@@ -134,7 +140,8 @@ class TestBelief:
                 lambda m: m.prior_mean, linear_model(n_tasks=7, precision=2.0), jnp.array([[1.0, 2, 3]])
             )
             first = NormalInverseWishart(jnp.zeros(D), 1.0, jnp.eye(D), D + 2.0)
-            assert float(model._belief_divergence()) == pytest.approx(float(kl_divergence(model.belief, first)[0]))
+            found, wanted = jax.jit(lambda: (model._belief_divergence(), kl_divergence(model.belief, first)[0]))()
+        assert float(found) == pytest.approx(float(wanted))
 
 
 class TestLocalPosterior:
@@ -142,24 +149,28 @@ class TestLocalPosterior:
         rng = np.random.default_rng(1)
         m0, P, rows, r = rng.normal(size=6), rng.uniform(0.5, 3, 6), rng.normal(size=(4, 6)), rng.normal(size=4)
         with jax.enable_x64(True):
-            found = low_rank_posterior(*(jnp.asarray(a) for a in (m0, P, rows, r)))
-            precision = np.diag(P) + rows.T @ rows
-            mean = m0 + np.linalg.solve(precision, rows.T @ r)
-            assert np.allclose(found.mean, mean, atol=1e-12)
-            assert np.allclose(found.covariance, np.linalg.inv(precision), atol=1e-12)
-            assert np.allclose(found.variance, np.diag(np.linalg.inv(precision)), atol=1e-12)
             directions = rng.normal(size=(2, 6))
-            assert np.allclose(
-                found.variance_of(jnp.asarray(directions)),
-                np.diag(directions @ np.linalg.inv(precision) @ directions.T),
-            )
+
+            @jax.jit
+            def run(keys):
+                found = low_rank_posterior(*(jnp.asarray(a) for a in (m0, P, rows, r)))
+                moments = found.mean, found.covariance, found.variance, found.variance_of(jnp.asarray(directions))
+                return *moments, found.divergence(), jax.vmap(found.sample)(keys)
+
+            found = [np.asarray(a) for a in run(jax.random.split(jax.random.key(0), 20_000))]
+            precision = np.diag(P) + rows.T @ rows
+            mean, covariance = m0 + np.linalg.solve(precision, rows.T @ r), np.linalg.inv(precision)
+            assert np.allclose(found[0], mean, atol=1e-12)
+            assert np.allclose(found[1], covariance, atol=1e-12)
+            assert np.allclose(found[2], np.diag(covariance), atol=1e-12)
+            assert np.allclose(found[3], np.diag(directions @ covariance @ directions.T))
             import numpyro.distributions as dist
             from numpyro.distributions.kl import kl_divergence
 
             q = dist.MultivariateNormal(mean, precision_matrix=precision)
             p = dist.MultivariateNormal(m0, precision_matrix=np.diag(P))
-            assert float(found.divergence()) == pytest.approx(float(kl_divergence(q, p)), rel=1e-9)
-            draws = np.asarray(jax.vmap(found.sample)(jax.random.split(jax.random.key(0), 20_000)))
+            assert float(found[4]) == pytest.approx(float(kl_divergence(q, p)), rel=1e-9)
+        draws = found[5]
         # Whitened draws are standard normal: 6 means and 21 second moments within 5.5 standard errors.
         white = (draws - mean) @ np.linalg.cholesky(precision)
         assert np.abs(white.mean(0)).max() < 5.5 / np.sqrt(20_000)
@@ -206,6 +217,11 @@ class TestLocalPosterior:
             assert np.allclose(mixture.mean[:, 0], x @ means[0])
             wanted = np.sqrt(np.einsum("mi,ij,mj->m", x, covariances[0], x) + NOISE**2)
             assert np.allclose(mixture.standard_deviation[:, 0], wanted)
+            # Training by predictions makes their log loss small.
+            by_prediction, query_y = linear_model(precision=2.0, objective="prediction"), np.ones((4, 1))
+            arrays = [jnp.asarray(a) for a in (X[0], y[0][:, None], x, query_y)]
+            loss = float(eqx.filter_jit(by_prediction.episode_loss)(*arrays, jax.random.key(0)))
+            assert loss == pytest.approx(-stats.norm.logpdf(1.0, x @ means[0], wanted).sum(), rel=1e-9)
 
     def test_class_heads_are_at_the_penalised_mode_with_the_inverse_hessian(self):
         rng = np.random.default_rng(3)
@@ -223,15 +239,24 @@ class TestLocalPosterior:
                 logits = jnp.asarray(x) @ theta.reshape(3, 2).T
                 return -jax.nn.log_softmax(logits)[jnp.arange(12), y].sum() + 0.35 * (theta**2).sum()
 
-            hessian = np.asarray(jax.hessian(energy)(parts.mean))
-            assert np.allclose(parts.covariance, np.linalg.inv(hessian), atol=1e-6)
-            # Predictions shrink the logits by the posterior variance, of each class.
+            found, hessian = jax.jit(lambda part: (part.covariance, jax.hessian(energy)(part.mean)))(parts)
+            hessian = np.asarray(hessian)
+            assert np.allclose(found, np.linalg.inv(hessian), atol=1e-6)
+            # Predictions shrink the logits by the posterior variance of each around their mean.
             new = rng.normal(size=(5, 2))
             p = np.asarray(model.predict(local, new, jax.random.key(0)))
-            variances = np.einsum(
-                "mi,cij,mj->mc", new, np.linalg.inv(hessian).reshape(3, 2, 3, 2)[range(3), :, range(3)], new
-            )
-            assert np.allclose(p, mean_field_probabilities(new @ peer.coef_.T, variances), atol=1e-6)
+            centre = np.eye(3) - 1 / 3
+            covariances = np.einsum("mi,ciej,mj->mce", new, np.linalg.inv(hessian).reshape(3, 2, 3, 2), new)
+            variances = np.einsum("ac,mce,ae->ma", centre, covariances, centre)
+            wanted = mean_field_probabilities(new @ peer.coef_.T @ centre, variances)
+            assert np.allclose(p, wanted, atol=1e-6)
+            # Training by predictions makes the log loss of the queries small, and learns how much variances count.
+            queries = jnp.arange(5) % 3
+            moved = eqx.tree_at(lambda m: m.log_spread, model, jnp.log(0.25))
+            arrays = [jnp.asarray(a) for a in (x, y, new, queries)]
+            found = eqx.filter_jit(moved.episode_loss)(*arrays, jax.random.key(0))
+            wanted = mean_field_probabilities(new @ peer.coef_.T @ centre, variances / 4)
+            assert float(found) == pytest.approx(-np.log(wanted)[range(5), queries].sum(), rel=1e-6)
 
     def test_student_prior_is_integrated_over_its_scale(self):
         # One weight, one point: dense numerical integration of Student prior times likelihood.
@@ -286,12 +311,12 @@ class TestLocalPosterior:
         with jax.enable_x64(True):
             model = linear_model(precision=float(rng.uniform(0.1, 10)))
             one, other, fewer = (
-                jax.tree.map(lambda leaf: leaf[0, 0], model.adapt(*data).parts)
+                [np.asarray(a)[0, 0] for a in _moments(model.adapt(*data).parts)]
                 for data in ((x, y), (x[order], y[order]), (x[:5], y[:5]))
             )
-            assert np.allclose(one.mean, other.mean, atol=1e-12)
-            assert np.allclose(one.covariance, other.covariance, atol=1e-12)
-            gained = np.linalg.eigvalsh(np.asarray(fewer.covariance - one.covariance))
+        assert np.allclose(one[0], other[0], atol=1e-12)
+        assert np.allclose(one[1], other[1], atol=1e-12)
+        gained = np.linalg.eigvalsh(fewer[1] - one[1])
         assert gained.min() > -1e-12
         assert gained.max() > 0
 
@@ -337,7 +362,7 @@ class TestTraining:
         def sampler(key, n):
             return sine_line_tasks(key, n, n_support=8, n_query=8)
 
-        trained = model.fit(sampler, jax.random.key(1), 150, optimiser=optax.adam(5e-3))
+        trained = model.fit(sampler, jax.random.key(1), 150)
         tasks = sine_line_tasks(jax.random.key(2), 100, n_support=8)
         before, after = (
             float(((m.predict_tasks(tasks, jax.random.key(0)).mean - tasks.query_y) ** 2).mean())
@@ -349,10 +374,9 @@ class TestTraining:
         assert after < 3.0
 
     def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(self, tmp_path):
-        model = NIWMeta(eqx.nn.Identity(), x_size=1)
+        model, optimiser = NIWMeta(eqx.nn.Identity(), x_size=1), optax.adam(1e-2)
 
         def fit(n_steps, path=None):
-            optimiser = optax.adam(1e-2)
             return model.fit(sine_line_tasks, jax.random.key(1), n_steps, optimiser=optimiser, checkpoint=path)
 
         path = tmp_path / "run.eqx"
@@ -366,7 +390,7 @@ class TestTraining:
     def test_every_kind_gives_finite_losses_slopes_and_predictions(self, local, likelihood):
         way = 3 if likelihood == "categorical" else None
         network = eqx.nn.Linear(1, 4 if local == "head" else (way or 1), key=jax.random.key(0))
-        model = NIWMeta(network, likelihood, local=local, n_way=way, x_size=1, learned_from="all", inner_steps=2)
+        model = NIWMeta(network, likelihood, local=local, n_way=way, x_size=1, objective="evidence", inner_steps=2)
         tasks = sine_line_tasks(jax.random.key(1), 2, n_support=3, n_query=3)
         if way:
             labels = jnp.tile(jnp.arange(3), (2, 1))
@@ -416,7 +440,7 @@ class TestBadInput:
             ({"n0": np.nan}, "n0 must be larger"),
             ({"local": "full"}, "local must be one of 'head', 'ggn', 'sgld'"),
             ({"prior": "map"}, "prior must be one of"),
-            ({"learned_from": "query"}, "learned_from must be"),
+            ({"objective": "query"}, "objective must be"),
             ({"likelihood": "poisson"}, "likelihood must be one of"),
             ({"likelihood": "categorical"}, "n_way must be an integer of at least 2"),
             ({"n_way": 3}, "n_way is for likelihood='categorical'"),

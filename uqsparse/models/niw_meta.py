@@ -35,11 +35,15 @@ from uqsparse.models.normal_inverse_wishart import NormalInverseWishart, excess_
 
 Local = Literal["head", "ggn", "sgld"]
 Prior = Literal["mean", "mode", "student"]
-Learned = Literal["support", "all"]
+Objective = Literal["evidence", "support", "prediction"]
 # Tasks that the belief counts for where their number is not given: it then hardly differs from a normal prior.
 _MANY_TASKS = 1000
 # Values of the scale by which a Student prior is mixed from normal ones.
 _N_SCALES = 32
+# At the start. A diagonal posterior has more noise for the same spread of outputs than one of low rank.
+_PRECISIONS = {"head": 1.0, "ggn": 300.0, "sgld": 10_000.0}
+# Draws of the weights of a network, where training is by its predictions.
+_N_DRAWS = 5
 
 
 class LocalPosterior(NamedTuple):
@@ -85,14 +89,16 @@ class NIWMeta(FewShotLearner):
     What varies between tasks is up to `local`:
 
     - "head": a linear map on the features that the network computes. With normal noise everything is exact; with
-      classes, whose weights share one prior, it is Laplace's approximation.
+      classes, whose weights share one prior, it is Laplace's approximation, and training by predictions learns how
+      far to trust its variances, which are too large where few points part the classes without error.
     - "ggn": all weights, with the low-rank curvature of Gauss and Newton.
     - "sgld": all weights, with a diagonal curvature from the spread of a few noisy steps. Cheapest, and roughest.
 
     Args:
         network: features for "head"; the architecture for the others, whose weights are in `prior_mean`.
         prior_mean: m0: (dy, F) for the heads of a regression, (F,) for those of classes, else (d,).
-        log_precision: of P, the same shape.
+        log_precision: of P, the same shape, or one number for all.
+        log_spread: of the factor by which the posterior variance of logits counts in class probabilities.
 
     Source: Kim & Hospedales (2023), A hierarchical Bayesian model for deep few-shot meta learning; the exact head with
     normal noise as in Harrison, Sharma & Pavone (2018), Meta-learning priors for efficient online Bayesian regression.
@@ -105,11 +111,12 @@ class NIWMeta(FewShotLearner):
 
     network: PyTree
     prior_mean: Float[Array, "*outputs d"]
-    log_precision: Float[Array, "*outputs d"]
+    log_precision: Float[Array, "*outputs d"] | Float[Array, ""]
+    log_spread: Float[Array, ""]
     likelihood: Likelihood
     local: Local = eqx.field(static=True)
     prior: Prior = eqx.field(static=True)
-    learned_from: Learned = eqx.field(static=True)
+    objective: Objective = eqx.field(static=True)
     n0: float = eqx.field(static=True)
     mean_strength: float = eqx.field(static=True)
     n_tasks: int | None = eqx.field(static=True)
@@ -132,15 +139,16 @@ class NIWMeta(FewShotLearner):
         n0: float | None = None,
         n_tasks: int | None = None,
         prior: Prior = "mean",
-        learned_from: Learned | None = None,
+        objective: Objective | None = None,
         precision: float | None = None,
+        share_precision: bool | None = None,
         noise: float = 1.0,
         learn_noise: bool = True,
         use_bias: bool = True,
         inner_steps: int = 3,
         inner_rate: float = 0.005,
         temperature: float = 1e-6,
-        largest_precision: float = 1000.0,
+        largest_precision: float = 1e5,
     ):
         """Make a learner.
 
@@ -159,11 +167,14 @@ class NIWMeta(FewShotLearner):
             prior: for new tasks, "mean": `Normal(m0, V / n0)`, as in training; "mode": `V / (n0 + d + 2)`, which
                 switches learning off where d is much larger than n0; or "student", the belief's exact predictive, for
                 few weights and not for "sgld".
-            learned_from: data of the local posterior in training: "all", support and queries, which for the heads of a
-                regression makes the loss the exact evidence, and is their default; or "support", as in use, the
-                default of the others. The loss is that of both.
-            precision: P at the start, the same for all weights, positive; 1 for "head", 300 if not. Too small a value
-                swamps a network in noise.
+            objective: what training makes small. "evidence": minus the bound on the log evidence of support and
+                queries, whose local posterior is that of both; exact for the heads of a regression, and their
+                default. "support": the same with the posterior of the support, as in use; the default of networks.
+                "prediction": minus the log probability of the queries, as predicted from the support; the default of
+                the heads of classes, whose Laplace approximation is too wide for a bound to be tight.
+            precision: P at the start, the same for all weights, positive; if not given, 1 for "head", 300 for "ggn" and
+                10,000 for "sgld". Too small a value swamps a network in noise.
+            share_precision: whether it stays the same for all weights; if not given, for the heads of classes alone.
             noise: standard deviation of the targets' noise, at the start.
             learn_noise: whether training changes it.
             use_bias: whether a constant joins the features of "head".
@@ -175,20 +186,23 @@ class NIWMeta(FewShotLearner):
         Raises:
             ValueError: an argument is out of range.
         """
-        for name, value, names in (("local", local, Local), ("prior", prior, Prior)):
+        class_heads = (local, likelihood) == ("head", "categorical")
+        if objective is None:
+            objective = "prediction" if class_heads else "evidence" if local == "head" else "support"
+        for name, value, names in (
+            ("local", local, Local),
+            ("prior", prior, Prior),
+            ("objective", objective, Objective),
+        ):
             if value not in get_args(names):
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(names)))}, got {value!r}")
-        if learned_from is None:
-            learned_from = "all" if (local, likelihood) == ("head", "gaussian") else "support"
-        if learned_from not in get_args(Learned):
-            raise ValueError(f"learned_from must be 'support' or 'all', got {learned_from!r}")
         if prior == "student" and local == "sgld":
             raise ValueError("prior='student' is for local='head' and 'ggn', got local='sgld'")
         require_count("inner_steps", inner_steps, 1)
         require_count("y_size", y_size, 1)
         if n_tasks is not None:
             require_count("n_tasks", n_tasks, 1)
-        precision = (1.0 if local == "head" else 300.0) if precision is None else precision
+        precision = _PRECISIONS[local] if precision is None else precision
         for name, value in (
             ("precision", precision),
             ("inner_rate", inner_rate),
@@ -210,12 +224,14 @@ class NIWMeta(FewShotLearner):
         d = self.prior_mean.shape[-1]
         if d == 0:
             raise ValueError("network must have weights, or features, got none")
-        self.log_precision = jnp.full(self.prior_mean.shape, math.log(precision))
+        shared = class_heads if share_precision is None else share_precision
+        self.log_precision = jnp.full(() if shared else self.prior_mean.shape, math.log(precision))
+        self.log_spread = jnp.zeros(())
         self.n0 = float(d + 2 + (_MANY_TASKS if n_tasks is None else n_tasks) if n0 is None else n0)
         if not d - 1 < self.n0 < math.inf:
             raise ValueError(f"n0 must be larger than d - 1 = {d - 1}, got {n0!r}")
         self.mean_strength = math.inf if n_tasks is None else 1.0 + n_tasks
-        self.local, self.prior, self.learned_from, self.n_tasks = local, prior, learned_from, n_tasks
+        self.local, self.prior, self.objective, self.n_tasks = local, prior, objective, n_tasks
         self.use_bias, self.inner_steps = use_bias, inner_steps
         self.inner_rate, self.temperature = float(inner_rate), float(temperature)
         self.largest_precision = float(largest_precision)
@@ -223,7 +239,7 @@ class NIWMeta(FewShotLearner):
     @property
     def precision(self) -> Float[Array, "*outputs d"]:
         """P, the inverse of the prior variances `V / n0` of a task's weights."""
-        return jnp.exp(self.log_precision)
+        return jnp.broadcast_to(jnp.exp(self.log_precision), self.prior_mean.shape)
 
     @property
     def belief(self) -> NormalInverseWishart:
@@ -234,10 +250,15 @@ class NIWMeta(FewShotLearner):
     # Training
 
     def episode_loss(self, support_x, support_y, query_x, query_y, key) -> Float[Array, ""]:
-        """Minus the bound on the log evidence of one task, in nats."""
+        """Minus the bound on the log evidence of one task, or the log loss of its queries, in nats."""
         key_learn, key_draw = jax.random.split(key)
+        if self.objective == "prediction":
+            found = self.predictive(self.learn(support_x, support_y, key_learn), query_x, key_draw, _N_DRAWS)
+            if isinstance(self.likelihood, Categorical):
+                return self.likelihood.nll(jnp.log(found), query_y).sum() + self._belief_price()
+            return self._belief_price() - found.log_prob(query_y).sum()
         x, y = jnp.concatenate([support_x, query_x]), jnp.concatenate([support_y, query_y])
-        seen = (x, y) if self.learned_from == "all" else (support_x, support_y)
+        seen = (x, y) if self.objective == "evidence" else (support_x, support_y)
         if self.local == "head" and isinstance(self.likelihood, Gaussian):
             missed, divergence = self._exact_terms(self.likelihood, *seen, x, y)
         else:
@@ -262,10 +283,10 @@ class NIWMeta(FewShotLearner):
         """Terms that no task changes: the price of an uncertain belief, and its own divergence over N."""
         d = self.prior_mean.shape[-1]
         vectors = self._n_copies() * (self.prior_mean.size // d)
-        total = vectors * excess_divergence(d, self.n0, self.mean_strength)
-        if self.n_tasks is not None:
-            total = total + self._belief_divergence() / self.n_tasks
-        return total
+        return vectors * excess_divergence(d, self.n0, self.mean_strength) + self._belief_price()
+
+    def _belief_price(self) -> Float[Array, ""]:
+        return jnp.zeros(()) if self.n_tasks is None else self._belief_divergence() / self.n_tasks
 
     def _belief_divergence(self) -> Float[Array, ""]:
         """KL from `mu ~ Normal(0, Sigma)`, `Sigma ~ InverseWishart(I, d + 2)`, summed over outputs."""
@@ -274,7 +295,7 @@ class NIWMeta(FewShotLearner):
         log_gammas = (gammaln((d + 2) / 2 - halves) - gammaln(n / 2 - halves)).sum()
         psi = digamma(n / 2 - halves).sum()
         fixed = (d * (1 / strength - 1 + math.log(strength)) - n * d + (n - d - 2) * psi) / 2 + log_gammas
-        logs = (math.log(n) - self.log_precision).sum(-1)
+        logs = (math.log(n) - jnp.log(self.precision)).sum(-1)
         each = ((self.precision * (self.prior_mean**2 + 1)).sum(-1) + (d + 2) * logs) / 2 + fixed
         return each.sum()
 
@@ -350,14 +371,19 @@ class NIWMeta(FewShotLearner):
         """Mean-field probabilities of the outputs made linear at the mean, averaged over the parts.
 
         Softmax of drawn logits would be under-confident: far from the data the draws leave what a softmax is linear in.
+        Logits are taken around their mean, since no data say anything of a shift of all, nor does it change a class.
         """
         seen = self._seen(x)
 
+        def centred(theta, seen):
+            logits = self._output(theta, seen)
+            return logits - logits.mean()
+
         def part(posterior):
-            logits = jax.vmap(self._output, (None, 0))(posterior.mean, seen)
-            jacobian = jax.vmap(jax.jacrev(self._output), (None, 0))(posterior.mean, seen)
+            logits = jax.vmap(centred, (None, 0))(posterior.mean, seen)
+            jacobian = jax.vmap(jax.jacrev(centred), (None, 0))(posterior.mean, seen)
             variances = posterior.variance_of(jacobian.reshape(logits.size, -1)).reshape(logits.shape)
-            return mean_field_probabilities(logits, variances)
+            return mean_field_probabilities(logits, jnp.exp(self.log_spread) * variances)
 
         return jnp.einsum("k,kmc->mc", jnp.exp(local.log_weights), jax.vmap(part)(local.parts))
 
@@ -397,7 +423,9 @@ class NIWMeta(FewShotLearner):
         return self.likelihood.n_way if self.local == "head" and isinstance(self.likelihood, Categorical) else 1
 
     def _prior_mean_vector(self) -> Float[Array, " d"]:
-        return jnp.tile(self.prior_mean, self._n_copies())
+        # A mean that all classes share shifts all their logits and changes nothing: its slope would be rounding.
+        alike = self._n_copies() > 1
+        return jnp.tile(jax.lax.stop_gradient(self.prior_mean) if alike else self.prior_mean, self._n_copies())
 
     def _precision_vector(self) -> Float[Array, " d"]:
         return jnp.tile(self.precision, self._n_copies())

@@ -36,6 +36,8 @@ _SYSTEM = "Few-shot learning"
 _D, _NOISE = 3, 0.5
 _BASELINES = ("MAML", "Reptile")
 _SPLITS = (0, 1, 2)
+# Where all learners of classes are compared; elsewhere the two that the claims are about.
+_ALL_LEARNERS = ("digits", 5)
 
 
 # The hierarchy, where everything is known in closed form.
@@ -142,7 +144,8 @@ def hierarchy(X, y):
     mean = numpyro.sample("mean", dist.ImproperUniform(dist.constraints.real_vector, (), (_D,)))
     logs = numpyro.sample("log_variance", dist.ImproperUniform(dist.constraints.real_vector, (), (_D,)))
     covariance = jnp.einsum("tni,i,tmi->tnm", X, jnp.exp(logs), X) + _NOISE**2 * jnp.eye(X.shape[1])
-    numpyro.sample("y", dist.MultivariateNormal(X @ mean, covariance_matrix=covariance), obs=y)
+    # In single precision the covariances are symmetric but for rounding, which NumPyro's check refuses.
+    numpyro.sample("y", dist.MultivariateNormal(X @ mean, covariance, validate_args=False), obs=y)
 
 
 @claim("NUTS on the hierarchy agrees with the belief's point", system=_SYSTEM, quick=False)
@@ -361,7 +364,7 @@ def _register_classes(data: str, n_shot: int) -> None:
     def accuracy(context: Context) -> Measured:
         """Mean accuracy over three splits of the classes, less ProtoNet's."""
         ours, peer = (_over_splits(name, data, n_shot)["accuracy"].mean() for name in ("NIW head", "ProtoNet"))
-        names = tuple(CLASSIFIERS)
+        names = tuple(CLASSIFIERS) if (data, n_shot) == _ALL_LEARNERS else ("NIW head", "ProtoNet")
         detail = "; ".join(_described(name, data, n_shot) for name in names)
         return Measured(
             ours - peer,

@@ -17,15 +17,15 @@ from uqsparse.bounds.calibration.binning import bin_means, bin_of
 from uqsparse.bounds.calibration.class_recalibrators import Temperature
 from uqsparse.bounds.calibration.class_scores import nll_of_classes, top_label
 from uqsparse.data.few_shot_tasks import FewShotTasks, classification_tasks, sine_line_tasks
-from uqsparse.models.few_shot_learner import FewShotLearner, clipped_adam
+from uqsparse.models.few_shot_learner import FewShotLearner
 from uqsparse.models.meta_baselines import MAML, FineTune, ProtoNet, Reptile
 from uqsparse.models.niw_meta import NIWMeta
 
 # Sine waves and lines.
-N_STEPS, N_TEST, RATE = 2500, 400, 3e-3
+N_STEPS, N_TEST = 2500, 400
 _LEVELS = np.arange(0.05, 1.0, 0.05)
 # Classes.
-N_CLASS_STEPS, N_CLASS_TEST, N_WAY = 500, 300, {"digits": 3, "leaves": 5}
+N_CLASS_STEPS, N_CLASS_TEST, N_WAY = 800, 300, {"digits": 3, "leaves": 5}
 _STEPS_PER_CALL = 50
 
 
@@ -81,8 +81,7 @@ def trained_regressor(name: str, n_support: int, seed: int, n_steps: int = N_STE
     """Train one learner on 20 episodes a step; all of a seed see the same episodes."""
     key_model, key_fit = jax.random.split(jax.random.key(seed))
     model, sampler = REGRESSORS[name](key_model), _sine_line_sampler(n_support)
-    optimiser = clipped_adam(RATE, n_steps)
-    return model.fit(sampler, key_fit, n_steps, optimiser=optimiser, steps_per_call=_STEPS_PER_CALL).model
+    return model.fit(sampler, key_fit, n_steps, steps_per_call=_STEPS_PER_CALL).model
 
 
 @cache
@@ -217,7 +216,7 @@ def trained_classifier(name: str, data: str, n_shot: int, split: int, n_steps: i
     model = CLASSIFIERS[name](key_model, N_WAY[data])
     sampler = _class_sampler(data, split, "train", n_shot)
     # One step a call: the program of a step then serves all splits.
-    return model.fit(sampler, key_fit, n_steps, optimiser=clipped_adam(RATE, n_steps)).model
+    return model.fit(sampler, key_fit, n_steps).model
 
 
 def _probabilities(model: FewShotLearner, tasks: FewShotTasks) -> tuple[np.ndarray, np.ndarray]:
