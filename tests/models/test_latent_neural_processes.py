@@ -39,7 +39,7 @@ EVERY = [np.concatenate([c, np.asarray(a[0])]) for c, a in zip(CONTEXT, (TASKS.t
 
 @eqx.filter_jit  # one program for all the first weights
 def built(kind, **settings):
-    return kind(1, 1, width=8, encoder_depth=2, **settings, key=jax.random.key(0))
+    return kind(1, 1, width=8, encoder_depth=2, decoder_depth=2, **settings, key=jax.random.key(0))
 
 
 @eqx.filter_jit

@@ -15,6 +15,7 @@ from uqsparse.models.neural_processes.bayesian_optimisation import (
 )
 from uqsparse.models.neural_processes.cnp import CNP
 
+SMALL = {"width": 8, "encoder_depth": 1, "decoder_depth": 2}
 GRID = np.linspace(-2, 2, 30)[:, None].astype(np.float32)
 
 
@@ -99,7 +100,7 @@ def test_a_mixture_improves_by_the_mean_of_its_components():
 
 
 def test_a_neural_process_can_be_searched_with():
-    model = CNP(1, 1, width=8, key=jax.random.key(0))
+    model = CNP(1, 1, **SMALL, key=jax.random.key(0))
     predict = surrogate(model, 3)
     found = minimise(jax.random.key(0), predict, objective, GRID, 2)
     assert np.isfinite(found.log_improvement).all()
@@ -134,6 +135,6 @@ def test_bad_known_values_are_refused():
         with pytest.raises(ValueError, match=message):
             minimise_known(jax.random.key(0), gaussian_process, GRID, values, 2)
     with pytest.raises(ValueError, match="n_samples"):
-        surrogate(CNP(1, 1, width=8, key=jax.random.key(0)), 0)
+        surrogate(CNP(1, 1, **SMALL, key=jax.random.key(0)), 0)
     with pytest.raises(ValueError, match="one output"):
-        surrogate(CNP(1, 2, width=8, key=jax.random.key(0)))
+        surrogate(CNP(1, 2, **SMALL, key=jax.random.key(0)))

@@ -11,7 +11,7 @@ import pytest
 
 from uqsparse.models.neural_processes import CNP, MPNP, fit, log_likelihoods
 
-SMALL = {"width": 8, "encoder_depth": 2}
+SMALL = {"width": 8, "encoder_depth": 2, "decoder_depth": 2}
 KEY = jax.random.key(0)
 
 

@@ -41,7 +41,7 @@ class RowGenerator(eqx.Module):
     @property
     def width(self) -> int:
         """Entries of a row of noise."""
-        return self.from_rows.in_features
+        return self.from_rows.weight.shape[1]
 
     def __call__(
         self, noise: Float[Array, "K *tasks G width"], points: Float[Array, "*tasks N in"], mask: Array
