@@ -16,9 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import norm
 
-from uqsparse.data.few_shot_tasks import sine_line_tasks
-from uqsparse.models.meta_baselines import MAML
-from uqsparse.models.niw_meta import NIWMeta
+from uqsparse.data import sine_line_tasks
+from uqsparse.models import MAML, NIWMeta
 
 N_STEPS, N_SHOT = 200, 5
 GRID = np.linspace(-5, 5, 201)[:, None]

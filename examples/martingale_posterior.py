@@ -18,11 +18,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from uqsparse import data
-from uqsparse.inference.checks.martingale import check_martingale
-from uqsparse.inference.conjugate_predictives import ConjugatePredictive, MeanState
-from uqsparse.inference.copula_predictive import CopulaPredictive
-from uqsparse.inference.predictive_resampling import martingale_posterior
-from uqsparse.inference.urn_predictives import BayesianBootstrap, urn_quantile
+from uqsparse.inference import (
+    BayesianBootstrap,
+    ConjugatePredictive,
+    CopulaPredictive,
+    check_martingale,
+    martingale_posterior,
+    urn_quantile,
+)
+from uqsparse.inference.conjugate_predictives import MeanState
 
 N_FORWARD, N_SAMPLES = 600, 50
 

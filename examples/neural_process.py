@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from uqsparse.data.tasks import Tasks, gp_tasks
-from uqsparse.models.neural_processes import CNP, MPNP, count_parameters, fit, log_likelihoods
-from uqsparse.models.neural_processes.bayesian_optimisation import minimise, surrogate
+from uqsparse.data import Tasks, gp_tasks
+from uqsparse.models.neural_processes import CNP, MPNP, count_parameters, fit, log_likelihoods, minimise, surrogate
 
 N_STEPS = 300
 GRID = np.linspace(-2, 2, 81)[:, None].astype(np.float32)

@@ -362,7 +362,7 @@ class TestTraining:
         def sampler(key, n):
             return sine_line_tasks(key, n, n_support=8, n_query=8)
 
-        trained = model.fit(sampler, jax.random.key(1), 150)
+        trained = model.fit(sampler, jax.random.key(1), 150, steps_per_call=50)
         tasks = sine_line_tasks(jax.random.key(2), 100, n_support=8)
         before, after = (
             float(((m.predict_tasks(tasks, jax.random.key(0)).mean - tasks.query_y) ** 2).mean())

@@ -158,17 +158,17 @@ def method(
     what a regression method does. Column t may use the targets before row t, and no later ones; that is checked. All
     chance has to come from `context.seed`, so that the same past gives the same forecast.
 
-    For few-shot kinds it takes `(context, sample, support_x, support_y, query_x)`, of an `Episodes`: it may train on what
-    `sample` draws, and predicts the queries of T tasks from their supports. It returns what a method of the kind does
-    for a table, for T Q queries, task by task.
+    For few-shot kinds it takes `(context, sample, support_x, support_y, query_x)`, of an `Episodes`: it may train on
+    what `sample` draws, and predicts the queries of T tasks from their supports. It returns what a method of the kind
+    does for a table, for T Q queries, task by task.
 
     Args:
         name: the method's name, without "/". The same name may be used once for each kind.
         kind: one of the kinds of task.
         quick: whether the quick suite runs it.
         conformal: which suite runs its conformal version, for which it is fitted once more, to a part of the training
-            data: "quick" where the quick suite runs the method, "full" the full suite only, None neither. Few-shot methods
-            have none.
+            data: "quick" where the quick suite runs the method, "full" the full suite only, None neither. Few-shot
+            methods have none.
 
     Raises:
         ValueError: a method with this name and kind exists already, or the kind or `conformal` is unknown.
