@@ -8,6 +8,7 @@ from uqsparse.kernels.gaussian_copula import (
     normal_scores,
 )
 from uqsparse.kernels.group_sparsity import GroupSparse, pack, project_group, unpack
+from uqsparse.kernels.inverse_cholesky import inverse_cholesky
 from uqsparse.kernels.kronecker import KroneckerOperator
 from uqsparse.kernels.namespaces import array_namespace, is_traced
 from uqsparse.kernels.noise import random_bits, standard_normal, uniform
@@ -74,6 +75,7 @@ __all__ = [
     "gaussian_copula_cdf",
     "half_threshold",
     "hard_threshold",
+    "inverse_cholesky",
     "is_traced",
     "learning_weight",
     "lifetime_sparseness",

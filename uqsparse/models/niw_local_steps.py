@@ -10,9 +10,9 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, Key
 
+from uqsparse.kernels.inverse_cholesky import inverse_cholesky
 from uqsparse.models.few_shot_likelihoods import Likelihood, Targets
 
 # Output (c,) of a model on one input, given its weights as one vector.
@@ -28,14 +28,14 @@ class LowRankPosterior(eqx.Module):
         prior_mean: m0, shape (d,).
         prior_precision: P, positive, shape (d,).
         rows: R, the whitened Jacobian of the outputs, shape (k, d).
-        factor: lower Cholesky factor of K, shape (k, k).
+        root: W with `W' W = K^-1`, the inverse of the lower Cholesky factor of K, shape (k, k).
         weights: `K^-1 r`, shape (k,), with the whitened residuals r at m0.
     """
 
     prior_mean: Float[Array, " d"]
     prior_precision: Float[Array, " d"]
     rows: Float[Array, "k d"]
-    factor: Float[Array, "k k"]
+    root: Float[Array, "k k"]
     weights: Float[Array, " k"]
 
     @property
@@ -46,7 +46,7 @@ class LowRankPosterior(eqx.Module):
     @property
     def variance(self) -> Float[Array, " d"]:
         """Diagonal of the covariance."""
-        half = solve_triangular(self.factor, self.rows / self.prior_precision, lower=True)
+        half = self.root @ (self.rows / self.prior_precision)
         return 1 / self.prior_precision - (half**2).sum(0)
 
     @property
@@ -57,13 +57,13 @@ class LowRankPosterior(eqx.Module):
     def covariance_of(self, directions: Float[Array, "q d"]) -> Float[Array, "q q"]:
         """Covariance of the inner products with some directions."""
         scaled = directions / self.prior_precision
-        half = solve_triangular(self.factor, self.rows @ scaled.T, lower=True)
+        half = self.root @ (self.rows @ scaled.T)
         return directions @ scaled.T - half.T @ half
 
     def variance_of(self, directions: Float[Array, "q d"]) -> Float[Array, " q"]:
         """Variances of the inner products with some directions."""
         scaled = directions / self.prior_precision
-        half = solve_triangular(self.factor, self.rows @ scaled.T, lower=True)
+        half = self.root @ (self.rows @ scaled.T)
         return (directions * scaled).sum(-1) - (half**2).sum(0)
 
     def sample(self, key: Key[Array, ""]) -> Float[Array, " d"]:
@@ -71,12 +71,11 @@ class LowRankPosterior(eqx.Module):
         key_prior, key_noise = jax.random.split(key)
         drawn = jax.random.normal(key_prior, self.prior_mean.shape, self.rows.dtype) / jnp.sqrt(self.prior_precision)
         missed = self.rows @ drawn + jax.random.normal(key_noise, self.weights.shape, self.rows.dtype)
-        return self.mean + drawn - (cho_solve((self.factor, True), missed) @ self.rows) / self.prior_precision
+        return self.mean + drawn - (self.root.T @ (self.root @ missed) @ self.rows) / self.prior_precision
 
     def divergence(self) -> Float[Array, ""]:
         """KL divergence from the prior `Normal(m0, 1 / P)`."""
-        inverse_half = solve_triangular(self.factor, jnp.eye(len(self.weights), dtype=self.rows.dtype), lower=True)
-        shrunk = len(self.weights) - (inverse_half**2).sum()  # tr(K^-1 (K - I))
+        shrunk = len(self.weights) - (self.root**2).sum()  # tr(K^-1 (K - I))
         return (self._away() + self.log_det() - shrunk) / 2
 
     def log_evidence(self, nll: Float[Array, ""]) -> Float[Array, ""]:
@@ -85,7 +84,7 @@ class LowRankPosterior(eqx.Module):
 
     def log_det(self) -> Float[Array, ""]:
         """log |K|: by how much the data reduced the volume, twice."""
-        return 2 * jnp.log(jnp.diagonal(self.factor)).sum()
+        return -2 * jnp.log(jnp.diagonal(self.root)).sum()
 
     def _away(self) -> Float[Array, ""]:
         return ((self.weights @ self.rows) ** 2 / self.prior_precision).sum()
@@ -144,8 +143,8 @@ def low_rank_posterior(
     gram = (rows / prior_precision) @ rows.T
     # Rounding of a large Gram matrix can outweigh the identity.
     jitter = 8 * jnp.finfo(gram.dtype).eps * jax.lax.stop_gradient(jnp.trace(gram))
-    factor = jnp.linalg.cholesky(gram + (1 + jitter) * jnp.eye(len(gram), dtype=gram.dtype))
-    return LowRankPosterior(prior_mean, prior_precision, rows, factor, cho_solve((factor, True), residuals))
+    root = inverse_cholesky(gram + (1 + jitter) * jnp.eye(len(gram), dtype=gram.dtype))
+    return LowRankPosterior(prior_mean, prior_precision, rows, root, root.T @ (root @ residuals))
 
 
 def gauss_newton_posterior(
