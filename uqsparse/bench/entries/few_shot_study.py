@@ -77,11 +77,11 @@ def _sine_line_sampler(n_support: int) -> Callable[[Any, int], FewShotTasks]:
 
 
 @cache
-def trained_regressor(name: str, n_support: int, seed: int, n_steps: int = N_STEPS) -> FewShotLearner:
+def trained_regressor(name: str, n_support: int, seed: int) -> FewShotLearner:
     """Train one learner on 20 episodes a step; all of a seed see the same episodes."""
     key_model, key_fit = jax.random.split(jax.random.key(seed))
     model, sampler = REGRESSORS[name](key_model), _sine_line_sampler(n_support)
-    return model.fit(sampler, key_fit, n_steps, steps_per_call=_STEPS_PER_CALL).model
+    return model.fit(sampler, key_fit, N_STEPS, steps_per_call=_STEPS_PER_CALL).model
 
 
 @cache
@@ -91,11 +91,9 @@ def regression_tasks(n_support: int) -> FewShotTasks:
 
 
 @cache
-def regression_scores(
-    name: str, n_support: int, seed: int, *, n_train: int | None = None, n_steps: int = N_STEPS
-) -> RegressionScores:
+def regression_scores(name: str, n_support: int, seed: int, *, n_train: int | None = None) -> RegressionScores:
     """Scores with so many support points, of a learner trained on as many, or on `n_train`."""
-    model = trained_regressor(name, n_support if n_train is None else n_train, seed, n_steps)
+    model = trained_regressor(name, n_support if n_train is None else n_train, seed)
     tasks = regression_tasks(n_support)
     mixture = model.predict_tasks(tasks, jax.random.key(seed), 20)
     y, means, scales = (np.asarray(a, float)[..., 0] for a in (tasks.query_y, mixture.means, mixture.scales))
@@ -210,13 +208,13 @@ def _class_sampler(name: str, split: int, part: str, n_shot: int) -> Callable[[A
 
 
 @cache
-def trained_classifier(name: str, data: str, n_shot: int, split: int, n_steps: int = N_CLASS_STEPS) -> FewShotLearner:
+def trained_classifier(name: str, data: str, n_shot: int, split: int) -> FewShotLearner:
     """Train one learner on 20 episodes a step."""
     key_model, key_fit = jax.random.split(jax.random.key(split))
     model = CLASSIFIERS[name](key_model, N_WAY[data])
     sampler = _class_sampler(data, split, "train", n_shot)
     # One step a call: the program of a step then serves all splits.
-    return model.fit(sampler, key_fit, n_steps).model
+    return model.fit(sampler, key_fit, N_CLASS_STEPS).model
 
 
 def _probabilities(model: FewShotLearner, tasks: FewShotTasks) -> tuple[np.ndarray, np.ndarray]:
@@ -230,9 +228,9 @@ def _ece(p: np.ndarray, y: np.ndarray) -> float:
 
 
 @cache
-def class_scores(name: str, data: str, n_shot: int, split: int, n_steps: int = N_CLASS_STEPS) -> ClassScores:
+def class_scores(name: str, data: str, n_shot: int, split: int) -> ClassScores:
     """Scores of one learner on 300 tasks of the classes left out."""
-    model = trained_classifier(name, data, n_shot, split, n_steps)
+    model = trained_classifier(name, data, n_shot, split)
     key_test, key_tune = jax.random.split(jax.random.key(20_000 + split))
     tasks = _class_sampler(data, split, "test", n_shot)(key_test, N_CLASS_TEST)
     tuning = _class_sampler(data, split, "train", n_shot)(key_tune, N_CLASS_TEST)

@@ -55,9 +55,13 @@ def training_tasks(key: Any, n_tasks: int) -> Tasks:
     return gp_tasks(key, n_tasks, max_points=MAX_POINTS)
 
 
-@cache
 def trained(name: str, seed: int, n_steps: int = N_STEPS) -> Run:
-    """Train one network; all of a seed see the same tasks."""
+    """Train one network, once; all of a seed see the same tasks."""
+    return _trained(name, seed, n_steps)
+
+
+@cache  # told apart by how it is called, defaults left out or not: hence one way to call it
+def _trained(name: str, seed: int, n_steps: int) -> Run:
     key_model, key_fit = jax.random.split(jax.random.key(seed))
     model = (NETWORKS | OTHERS)[name](1, 1, min_scale=MIN_SCALE, key=key_model)
     found = fit(model, training_tasks, key=key_fit, n_steps=n_steps, batch_size=BATCH)
@@ -70,9 +74,13 @@ def test_tasks(kernel: Kernel) -> tuple[Tasks, Any]:
     return gp_tasks_with_laws(jax.random.key(10_000), N_TEST, kernel=kernel, max_points=MAX_POINTS)
 
 
-@cache
 def scores(name: str, seed: int, kernel: Kernel, n_steps: int = N_STEPS) -> LogLikelihoods:
     """Log likelihoods of the test tasks under one network."""
+    return _scores(name, seed, kernel, n_steps)
+
+
+@cache
+def _scores(name: str, seed: int, kernel: Kernel, n_steps: int) -> LogLikelihoods:
     return log_likelihoods(trained(name, seed, n_steps).model, test_tasks(kernel)[0], jax.random.key(1), N_SAMPLES)
 
 
