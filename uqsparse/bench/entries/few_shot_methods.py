@@ -144,7 +144,7 @@ def niw_classification(context, sample, support_x, support_y, query_x) -> np.nda
     return _probabilities(_learned(context, model, sample, support_x, support_y, query_x, n_steps=800))
 
 
-@bench.method("ProtoNet", kind="few-shot classification")
+@bench.method("ProtoNet", kind="few-shot classification", quick=False)
 def prototypes(context, sample, support_x, support_y, query_x) -> np.ndarray:
     """Near means of classes are probable; a temperature is learned from other classes."""
     model = ProtoNet(eqx.nn.Identity(), _n_way(support_y))

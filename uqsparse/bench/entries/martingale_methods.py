@@ -13,7 +13,7 @@ from uqsparse.inference import BayesianBootstrap, CopulaRegression, martingale_p
 _N_SAMPLES, _LEVELS, _N_TARGETS = 200, (np.arange(200) + 0.5) / 200, 400
 
 
-@bench.method("linear, Bayesian bootstrap", kind="regression", quick=True, conformal="full")
+@bench.method("linear, Bayesian bootstrap", kind="regression", quick=False)
 def bootstrapped_line(
     context: bench.Context, X_train: np.ndarray, y_train: np.ndarray, X_test: np.ndarray
 ) -> bench.GaussianMixture:
