@@ -1,5 +1,6 @@
 """Few-shot methods of the leaderboards: hierarchical Bayes, neural processes, meta-learned starts, and no learning."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
@@ -72,21 +74,14 @@ def _process(context: bench.Context, model: Any, sample: Sample, *tasks: np.ndar
 
     def as_tasks(few: FewShotTasks) -> Tasks:
         there = [jnp.ones(x.shape[:2], bool) for x in (few.support_x, few.query_x)]
-        return Tasks(
-            few.support_x / unit_x,
-            few.support_y / unit_y,
-            there[0],
-            few.query_x / unit_x,
-            few.query_y / unit_y,
-            there[1],
-        )
+        support = few.support_x / unit_x, few.support_y / unit_y, there[0]
+        return Tasks(*support, few.query_x / unit_x, few.query_y / unit_y, there[1])
 
     key_fit, key_predict = jax.random.split(jax.random.key(context.seed))
     n_steps = _steps(context, n_steps)
     trained = fit(model, lambda key, n: as_tasks(sample(key, n)), key=key_fit, n_steps=n_steps, steps_per_call=50).model
-    query_y = jnp.zeros((*query_x.shape[:2], 1))
-    tasks_ = as_tasks(FewShotTasks(support_x, support_y, query_x, query_y))
-    found = trained.predict_tasks(tasks_, key_predict, N_SAMPLES)
+    test = as_tasks(FewShotTasks(support_x, support_y, query_x, jnp.zeros((*query_x.shape[:2], 1))))
+    found = trained.predict_tasks(test, key_predict, N_SAMPLES)
     return _mixture(Mixture(found.means * unit_y, found.scales * unit_y))
 
 
@@ -111,21 +106,13 @@ def gaussian_process_alone(context, sample, support_x, support_y, query_x) -> be
     for x, y, at in zip(support_x, support_y[..., 0], query_x, strict=True):
         kernel = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(x.std(), (1e-1, 1e2)) + WhiteKernel(0.1, (1e-4, 1e1))
         process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=context.seed)
-        mean, sd = _quietly(process.fit, x, y).predict(at, return_std=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # ten points leave some scales at their bounds
+            process.fit(x, y)
+        mean, sd = process.predict(at, return_std=True)
         means.append(mean)
         sds.append(sd)
     return bench.GaussianMixture(np.concatenate(means)[None], np.concatenate(sds)[None])
-
-
-def _quietly(function: Callable[..., Any], *args: Any) -> Any:
-    """Hyper-parameters at a bound are no news with ten points."""
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return function(*args)
 
 
 def _probabilities(found: Any) -> np.ndarray:
