@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_home / "uqsparse" 
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # No test looks at a screen, and none may wait for one.
 os.environ.setdefault("MPLBACKEND", "Agg")
+# A run in the background is started with interrupts ignored, which the children that tests interrupt would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Compilation makes the first example slow, so time limits per example mean nothing here.

@@ -108,13 +108,15 @@ def digit_images() -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def completion_model(n_steps: int = COMPLETION_STEPS) -> NeuralProcess:
+def completion_model() -> NeuralProcess:
     """A martingale posterior process with attention, trained to complete digits."""
     images, _ = digit_images()
     key_model, key_fit = jax.random.split(jax.random.key(0))
     model = MPANP(2, 1, width=48, pseudo_weight=study.PSEUDO_WEIGHT, min_scale=study.MIN_SCALE, key=key_model)
     sampler = partial(_digit_tasks, images)
-    return fit(model, sampler, key=key_fit, n_steps=n_steps, optimiser=cosine_adam(_RATE, n_steps)).model
+    return fit(
+        model, sampler, key=key_fit, n_steps=COMPLETION_STEPS, optimiser=cosine_adam(_RATE, COMPLETION_STEPS)
+    ).model
 
 
 def _digit_tasks(images, key, n_tasks: int) -> Tasks:
@@ -180,13 +182,13 @@ class PopulationScores(NamedTuple):
 
 
 @cache
-def population_model(n_steps: int = POPULATION_STEPS) -> NeuralProcess:
+def population_model() -> NeuralProcess:
     """A process with attention, trained on 2,000 simulations of predators and prey."""
     pool = _populations(0, 2000)
     key_model, key_fit = jax.random.split(jax.random.key(0))
     model = CANP(1, 2, width=64, min_scale=study.MIN_SCALE, key=key_model)
-    optimiser = cosine_adam(_RATE, n_steps)
-    return fit(model, partial(_some_of, pool), key=key_fit, n_steps=n_steps, optimiser=optimiser).model
+    optimiser = cosine_adam(_RATE, POPULATION_STEPS)
+    return fit(model, partial(_some_of, pool), key=key_fit, n_steps=POPULATION_STEPS, optimiser=optimiser).model
 
 
 def _populations(seed: int, n_tasks: int) -> Tasks:
