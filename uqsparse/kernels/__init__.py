@@ -32,6 +32,7 @@ from uqsparse.kernels.resampling import (
     stratified,
     systematic,
 )
+from uqsparse.kernels.selection import top_mask
 from uqsparse.kernels.sparse_products import backend, matmul, rows_matvec
 from uqsparse.kernels.sparseness import active_fraction, lifetime_sparseness, population_sparseness
 from uqsparse.kernels.thresholding import (
@@ -104,6 +105,7 @@ __all__ = [
     "standard_normal",
     "stratified",
     "systematic",
+    "top_mask",
     "two_thirds_threshold",
     "uniform",
     "unpack",
