@@ -13,6 +13,7 @@ from uqsparse.data.image_tasks import image_completion_tasks
 from uqsparse.data.images import Bars, Patches, bars, natural_patches
 from uqsparse.data.known_probability_images import KnownProbabilityImages, known_probability_images
 from uqsparse.data.lotka_volterra import Populations, lotka_volterra_populations, lotka_volterra_tasks
+from uqsparse.data.mnist1d import Mnist1d, mnist1d
 from uqsparse.data.ordinal_draws import OrdinalDraw, dense_differences, sparse_differences
 from uqsparse.data.ordinal_tables import OrdinalTable, credit_data, fair, soup
 from uqsparse.data.series import Series, inflation, nile, sunspots, treasury_bill
@@ -26,6 +27,7 @@ __all__ = [
     "GaussianProcesses",
     "HeteroscedasticRegression",
     "KnownProbabilityImages",
+    "Mnist1d",
     "OrdinalDraw",
     "OrdinalTable",
     "Patches",
@@ -53,6 +55,7 @@ __all__ = [
     "linear_gaussian_series",
     "lotka_volterra_populations",
     "lotka_volterra_tasks",
+    "mnist1d",
     "natural_patches",
     "nile",
     "read_arrays",
