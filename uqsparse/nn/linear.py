@@ -236,12 +236,22 @@ def pack_dense_weight(
     return pack(W, project_group(np.abs(W.astype(np.float64)), density=density, group=group), group)
 
 
+def keeps_whole_groups(mask: Bool[AnyArray, "out in"], group: int) -> bool:
+    """Whether a mask keeps or drops every input for all outputs of a group alike.
+
+    >>> keeps_whole_groups(np.array([[True, False], [True, False], [True, True]]), 2)
+    True
+    """
+    mask = np.asarray(mask)
+    kept, sizes = group_scores(mask.T.astype(int), group), group_scores(np.ones_like(mask.T, int), group)
+    return bool(((kept == 0) | (kept == sizes)).all())
+
+
 def _pack_weight(weight: AnyArray, mask: Bool[AnyArray, "out in"], group: int) -> GroupSparse:
     mask = np.asarray(mask)
     if mask.shape != tuple(weight.shape) or mask.dtype != bool:
         raise ValueError(f"mask must be boolean of shape {tuple(weight.shape)}, got {mask.dtype} of shape {mask.shape}")
-    kept, sizes = group_scores(mask.T.astype(int), group), group_scores(np.ones_like(mask.T, int), group)
-    if ((kept != 0) & (kept != sizes)).any():
+    if not keeps_whole_groups(mask, group):
         raise ValueError(
             f"mask must keep or drop whole groups of {group} outputs; use `project_group`, or SparseLinear"
         )

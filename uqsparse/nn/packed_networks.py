@@ -16,7 +16,7 @@ from uqsparse.kernels.group_sparsity import GroupSparse, from_arrays
 from uqsparse.kernels.product_choice import worth_packing
 from uqsparse.kernels.sparse_products import Backend
 from uqsparse.nn.group_convolution import GroupConv
-from uqsparse.nn.linear import GroupLinear, SparseLinear, in_place_of
+from uqsparse.nn.linear import GroupLinear, SparseLinear, in_place_of, keeps_whole_groups
 from uqsparse.whole_file import whole_file
 
 Network = TypeVar("Network")
@@ -30,14 +30,14 @@ def pack_network(
     *,
     mask: PyTree | None = None,
     density: float | None = None,
-    group: int = 16,
+    group: int | None = 16,
     which: Callable[[Any], bool] = lambda layer: True,
     backend: Backend = "auto",
 ) -> Network:
     """Replace the linear layers and convolutions of a network by packed ones.
 
     With a mask, or with neither mask nor density, the function is that of the masked network, up to rounding.
-    With `group=1` linear layers become `SparseLinear`.
+    Without groups, `group=1`, linear layers become `SparseLinear`.
 
     With `backend="auto"` a layer stays dense, with zeros for what is dropped, where more than 60% of it is kept (30%
     without groups, 40% in groups of 2 and 3), where a packed one can be slower. Training fills such zeros unless it
@@ -48,35 +48,46 @@ def pack_network(
         mask: a pytree like the network with a boolean array for each weight, or None for a layer that stays dense.
         density: or the share of the inputs that each group keeps, those with the largest sum of |weight|. With
             neither, the weights that are not zero are kept.
-        group: outputs that share their inputs.
+        group: outputs that share their inputs. None, without a density: for each layer the largest of 16, 8, 4, 2 and 1
+            that needs no weight which is dropped.
         which: whether to pack a layer; layers between scalars and convolutions in groups never are.
         backend: of the products, see `uqsparse.kernels.matmul`; any but "auto" packs every layer.
 
     Raises:
-        ValueError: a mask and a density are given, or a layer cannot be packed as asked.
+        ValueError: a mask and a density are given, or a layer cannot be packed as asked; it is named.
 
     >>> mlp = eqx.nn.MLP(8, 4, width_size=32, depth=1, key=jax.random.key(0))
     >>> [layer.packed.val.shape for layer in pack_network(mlp, density=0.25).layers]
     [(4, 16), (8, 16)]
     """
 
-    def replace(layer: Any, mask_of: Any) -> Any:
+    if group is None and density is not None:
+        raise ValueError("group must be a number where a density is given, got None")
+
+    def pack_layer(layer: Any, weight_mask: Any) -> Any:
+        size = group or _largest_group(np.asarray(layer.weight) != 0 if weight_mask is None else weight_mask)
+        chosen = {"mask": weight_mask, "density": density, "backend": backend}
+        if isinstance(layer, eqx.nn.Conv):
+            return GroupConv.from_conv(layer, group=size, **chosen)
+        if size == 1:
+            return SparseLinear.from_linear(layer, **chosen)
+        return GroupLinear.from_linear(layer, group=size, **chosen)
+
+    def replace(path: tuple[Any, ...], layer: Any, mask_of: Any) -> Any:
         if not isinstance(layer, _DENSE) or not which(layer):
             return layer
         weight_mask = getattr(mask_of, "weight", None)
-        if mask is not None and weight_mask is None:
+        if weight_mask is None and by_mask:
             return layer
-        chosen = {"mask": weight_mask, "density": density, "backend": backend}
         if isinstance(layer, eqx.nn.Conv):
             if layer.groups != 1:
                 return layer
-            packed = GroupConv.from_conv(layer, group=group, **chosen)
         elif "scalar" in (layer.in_features, layer.out_features):
             return layer
-        elif group == 1:
-            packed = SparseLinear.from_linear(layer, **chosen)
-        else:
-            packed = GroupLinear.from_linear(layer, group=group, **chosen)
+        try:
+            packed = pack_layer(layer, weight_mask)
+        except ValueError as error:
+            raise ValueError(f"{_name((*path, jax.tree_util.GetAttrKey('weight')))!r}: {error}") from None
         if backend != "auto" or worth_packing(packed.packed.density, packed.packed.group):
             return packed
         return eqx.tree_at(lambda dense: dense.weight, layer, packed.weight)
@@ -84,9 +95,15 @@ def pack_network(
     def is_layer(node: Any) -> bool:
         return isinstance(node, _DENSE)
 
-    if mask is None:
-        return jax.tree.map(lambda layer: replace(layer, None), network, is_leaf=is_layer)
-    return jax.tree.map(replace, network, mask, is_leaf=is_layer)
+    by_mask = mask is not None
+    if not by_mask:
+        mask = jax.tree.map(lambda layer: None, network, is_leaf=is_layer)
+    return jax.tree_util.tree_map_with_path(replace, network, mask, is_leaf=is_layer)
+
+
+def _largest_group(mask: Any) -> int:
+    rows = np.asarray(mask).reshape(len(mask), -1)
+    return next(group for group in (16, 8, 4, 2, 1) if keeps_whole_groups(rows, group))
 
 
 def network_bytes(network: PyTree) -> int:
