@@ -34,4 +34,11 @@ def test_pages_of_the_guide_have_code():
         "sparse-coding",
         "sparse_bayes",
         "sparse-kernels",
+        "essential-sparsity",
+        "iso-flop",
+        "packed-training",
+        "random-pruning",
+        "sparse-accounting",
+        "sparse-bayesian-networks",
+        "sparse-training",
     }

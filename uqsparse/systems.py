@@ -281,6 +281,46 @@ SYSTEMS: tuple[System, ...] = (
         "sparsity; Lin et al. (2022), 1xN pattern for pruning convolutional neural networks",
     ),
     System(
+        "Sparse training",
+        "uqsparse.pruning",
+        "One Optax transformation after which weights off a changing mask are exactly zero; eight recipes of few lines",
+        "Liu et al. (2021), Sparse training via boosting pruning plasticity with neuroregeneration; "
+        "Evci et al. (2020), Rigging the lottery; Zhu & Gupta (2018), To prune, or not to prune; "
+        "Mocanu et al. (2018), Scalable training of artificial neural networks with adaptive sparse connectivity; "
+        "Frankle & Carbin (2019), The lottery ticket hypothesis",
+    ),
+    System(
+        "Random pruning",
+        "uqsparse.pruning.random_masks",
+        "Masks at random positions with exact layer counts by any rule: the baseline of sparse training",
+        "Liu et al. (2022), The unreasonable effectiveness of random pruning: return of the most naive baseline for "
+        "sparse training",
+    ),
+    System(
+        "Essential sparsity",
+        "uqsparse.pruning.recipes.essential_sparsity",
+        "How much of a trained network one pruning removes for free: the curve, its knee and an interval for it",
+        "Jaiswal, Liu, Chen & Wang (2023), The emergence of essential sparsity in large pre-trained models",
+    ),
+    System(
+        "Sparse Bayesian networks",
+        "uqsparse.pruning.recipes.ssvi",
+        "Posteriors over networks of which a few percent of the weights live, from the first step to the last",
+        "Li, Miao, Qiu & Zhang (2024), Training Bayesian neural networks with sparse subspace variational inference",
+    ),
+    System(
+        "Sparse iso-FLOP",
+        "uqsparse.nn.iso_flop",
+        "A larger sparse network with as many multiply-adds as the dense one: wide, parallel, factorised or doped",
+        "Thangarasa, Saxena, Gupta & Lie (2024), Sparse iso-FLOP transformations for maximizing training efficiency",
+    ),
+    System(
+        "Sparse accounting",
+        "uqsparse.pruning.accounting",
+        "Weights, bits, multiply-adds and times of a sparse network, and whether a run was what it is called",
+        "Liu & Wang (2023), Ten lessons we have learned in the new sparseland",
+    ),
+    System(
         "Resampling kernels",
         "uqsparse.kernels.resampling",
         "Multinomial, stratified, systematic and residual resampling as functions of explicit uniforms",
