@@ -135,7 +135,6 @@ def test_curves_prune_the_smallest(weights):
     assert essential_sparsity(weights, lambda params: 1.0, [0.0, 0.3]).examples is None
 
 
-
 def test_uniform_does_not_care_about_scales(weights):
     scaled = {**weights, "a": weights["a"] * 10, "b": weights["b"] * 0.1}
     for allocation, same in ((uniform(), True), (global_by(), False)):
