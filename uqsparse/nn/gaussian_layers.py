@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from uqsparse.kernels.namespaces import is_traced
+from uqsparse.nn.tree_paths import path_name
 from uqsparse.nn.weight_units import WeightUnit
 
 OFF = -200.0
@@ -234,7 +235,7 @@ def to_bayesian(
     leaves, structure = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_layer)
     n_replaced, new_leaves = 0, []
     for path, leaf in leaves:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        name = path_name(path)
         if is_layer(leaf) and (where is None or where(name, leaf)):
             layer = leaf if key is None else _rectifier_start(jax.random.fold_in(key, n_replaced), leaf)
             kind = GaussianLinear if isinstance(leaf, eqx.nn.Linear) else GaussianConv

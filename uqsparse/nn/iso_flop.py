@@ -30,6 +30,7 @@ from uqsparse.nn.iso_flop_sizes import (
     wide_factor,
 )
 from uqsparse.nn.traced_products import count_products, is_weight, named_weights
+from uqsparse.nn.tree_paths import path_name
 
 Member = Literal["wide", "parallel", "factorized", "doped"]
 # Layers of a chain that take any width.
@@ -183,7 +184,7 @@ def _bisect(excess: Callable[[float], float]) -> float:
 def _layers(model: PyTree) -> dict[str, Dense]:
     """Linear layers and convolutions by path."""
     nodes = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, Dense))[0]
-    named = ((jax.tree_util.keystr(path, simple=True, separator="."), node) for path, node in nodes)
+    named = ((path_name(path), node) for path, node in nodes)
     return {path: node for path, node in named if isinstance(node, Dense)}
 
 
@@ -318,7 +319,7 @@ def _replaced(
     keys, roots = dict(zip(chosen, jax.random.split(key, len(chosen)), strict=True)), {}
 
     def visit(path: tuple[Any, ...], node: Any) -> Any:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        name = path_name(path)
         if name not in chosen or not isinstance(node, Dense):
             return node
         new = replace(node, keys[name])

@@ -10,6 +10,7 @@ import numpy as np
 
 from uqsparse.nn.llama import Llama
 from uqsparse.nn.llama_config import LlamaConfig
+from uqsparse.nn.tree_paths import path_name
 
 Weights = dict[str, np.ndarray]
 
@@ -43,7 +44,7 @@ def weight_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     >>> weight_shapes(config)["blocks.1.attention.key.weight"]
     (8, 16)
     """
-    return {_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(_blank(config))}
+    return {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(_blank(config))}
 
 
 def collect_weights(
@@ -103,7 +104,7 @@ def cast_weights(weights: Weights, dtype: Any) -> Weights:
 
 def assemble(config: LlamaConfig, weights: Weights) -> Llama:
     """The decoder with these weights."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(weights[_name(path)]), _blank(config))
+    return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(weights[path_name(path)]), _blank(config))
 
 
 def interleaved_rows(weight: np.ndarray, n_heads: int) -> np.ndarray:
@@ -118,7 +119,3 @@ def interleaved_rows(weight: np.ndarray, n_heads: int) -> np.ndarray:
 
 def _blank(config: LlamaConfig) -> Llama:
     return eqx.filter_eval_shape(Llama, config, key=jax.random.key(0))
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

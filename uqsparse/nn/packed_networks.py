@@ -17,6 +17,7 @@ from uqsparse.kernels.product_choice import worth_packing
 from uqsparse.kernels.sparse_products import Backend
 from uqsparse.nn.group_convolution import GroupConv
 from uqsparse.nn.linear import GroupLinear, SparseLinear, in_place_of, keeps_whole_groups
+from uqsparse.nn.tree_paths import path_name
 from uqsparse.whole_file import whole_file
 
 Network = TypeVar("Network")
@@ -87,7 +88,7 @@ def pack_network(
         try:
             packed = pack_layer(layer, weight_mask)
         except ValueError as error:
-            raise ValueError(f"{_name((*path, jax.tree_util.GetAttrKey('weight')))!r}: {error}") from None
+            raise ValueError(f"{path_name((*path, jax.tree_util.GetAttrKey('weight')))!r}: {error}") from None
         if backend != "auto" or worth_packing(packed.packed.density, packed.packed.group):
             return packed
         return eqx.tree_at(lambda dense: dense.weight, layer, packed.weight)
@@ -201,17 +202,13 @@ def load_packed(path: str | os.PathLike, like: Network, *, backend: Backend = "a
 
 def _map_named(function: Callable[[str, Any], Any], tree: Network, kinds: type | tuple[type, ...]) -> Network:
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(_name(path), leaf), tree, is_leaf=lambda node: isinstance(node, kinds)
+        lambda path, leaf: function(path_name(path), leaf), tree, is_leaf=lambda node: isinstance(node, kinds)
     )
 
 
 def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     found = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, GroupSparse))[0]
-    return [(_name(path), leaf) for path, leaf in found]
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+    return [(path_name(path), leaf) for path, leaf in found]
 
 
 def _has_bytes(leaf: Any) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend.core import Literal
 from jaxtyping import PyTree
 
+from uqsparse.nn.tree_paths import path_name
 from uqsparse.nn.weight_units import WeightUnit
 
 
@@ -91,7 +92,7 @@ def is_weight(leaf: Any) -> bool:
 def named_weights(params: PyTree) -> list[tuple[str, Any]]:
     """The leaves by path, such as layers.0.weight; a weight unit is one leaf."""
     leaves = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda node: isinstance(node, WeightUnit))[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+    return [(path_name(path), leaf) for path, leaf in leaves]
 
 
 def count_products(model: PyTree, input_shape: Any, call: Callable[[Any, Any], Any] | None = None) -> Tally:

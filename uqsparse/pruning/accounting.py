@@ -13,8 +13,9 @@ from jaxtyping import PyTree
 
 from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.product_choice import median_seconds
+from uqsparse.nn.tree_paths import path_name
 from uqsparse.pruning.flops import Phase, flops, training_flops, unpacked
-from uqsparse.pruning.masks import Mask, full_mask, is_unit, path_name, pruned_leaves
+from uqsparse.pruning.masks import Mask, full_mask, is_unit, pruned_leaves
 from uqsparse.pruning.run_trace import RunTrace
 from uqsparse.pruning.sparsity_report import LeafAccount, Report
 from uqsparse.pruning.storage import Format, format_name, storage_bits

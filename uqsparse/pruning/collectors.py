@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from uqsparse.pruning.masks import is_unit, path_name
+from uqsparse.nn.tree_paths import path_name
+from uqsparse.pruning.masks import is_unit
 
 
 def grasp_stats(loss: Callable[[PyTree, Any], Float[Array, ""]], params: PyTree, batches: Iterable[Any]) -> PyTree:

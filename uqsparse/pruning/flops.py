@@ -21,7 +21,8 @@ from jaxtyping import PyTree
 from uqsparse.nn.group_convolution import GroupConv
 from uqsparse.nn.linear import GroupLinear, SparseLinear
 from uqsparse.nn.traced_products import count_products, is_weight, named_weights
-from uqsparse.pruning.masks import Pruned, path_name, pruned_leaves
+from uqsparse.nn.tree_paths import path_name
+from uqsparse.pruning.masks import Pruned, pruned_leaves
 
 
 class Flops(NamedTuple):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from uqsparse.kernels.arguments import require_count
 from uqsparse.kernels.namespaces import is_traced
+from uqsparse.nn.tree_paths import path_name
 from uqsparse.pruning.allocation import Allocation, erk, global_counts, uniform
 from uqsparse.pruning.criteria import Criterion, magnitude
 from uqsparse.pruning.mask_changes import (
@@ -31,7 +32,6 @@ from uqsparse.pruning.masks import (
     apply_mask,
     at_pruned,
     full_mask,
-    path_name,
     pruned_leaves,
     with_masks,
 )

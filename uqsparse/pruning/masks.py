@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree, UInt8
 
 from uqsparse.kernels.group_sparsity import GroupSparse
+from uqsparse.nn.tree_paths import path_name
 from uqsparse.nn.weight_units import WeightUnit
 
 Mask = PyTree  # of Bool[Array, "..."] or None
@@ -37,11 +38,6 @@ _NEVER_NAMED = ("bias", "embed", "norm")
 def is_unit(node: Any) -> bool:
     """Whether a node is a weight unit, at which maps over a mask stop."""
     return isinstance(node, WeightUnit)
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """A path of a tree as text, such as layers.0.weight."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def masked_map(function: Callable[..., Any], params: PyTree, mask: Mask, *rest: PyTree) -> PyTree:

@@ -21,7 +21,7 @@ from optax.tree_utils import tree_map_params
 
 from uqsparse.kernels.group_sparsity import GroupSparse, group_scores, unpack
 from uqsparse.kernels.namespaces import is_traced
-from uqsparse.pruning.masks import path_name
+from uqsparse.nn.tree_paths import path_name
 from uqsparse.pruning.rules import DropGrow
 
 Network = TypeVar("Network")
