@@ -214,6 +214,7 @@ def zeros_are_zero(context: Context) -> Measured:
     hook = granet(optax.adamw(1e-2, weight_decay=0.1), density=0.1, steps=30, every=5, key=jax.random.key(0))
 
     def step(carry: Any, _: Any) -> Any:
+        state: Any
         params, state = carry
         grads = jax.grad(lambda p: loss(eqx.combine(p, fixed), x, y))(params)
         updates, state = hook.update(grads, state, params)
@@ -223,7 +224,8 @@ def zeros_are_zero(context: Context) -> Measured:
             (a != b).sum() for a, b in zip(*map(jax.tree.leaves, (params, masked)), strict=True)
         )
 
-    (_, state), off = jax.lax.scan(step, (params, hook.init(params)), length=30)
+    carry: Any = (params, hook.init(params))
+    (_, state), off = jax.lax.scan(step, carry, length=30)
     kept, budget = mask_count(state.mask), round(0.1 * mask_count(full_mask(params)))
     return Measured(
         int(off.sum()) + abs(kept - budget), "==", 0, "0, and as many weights as asked for", f"{kept} weights kept"
