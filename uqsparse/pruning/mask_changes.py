@@ -136,12 +136,9 @@ def clear_moments(inner: optax.GradientTransformation, state: PyTree, params: Py
         return jax.tree.map(lambda _: kept, leaf)
 
     def clear(moment: Any, kept: Array) -> Any:
-        if not eligible(moment, kept):
+        if kept.ndim == 0 or getattr(moment, "shape", None) != kept.shape:
             return moment
         return jnp.where(kept, moment, 0).astype(moment.dtype)
-
-    def eligible(moment: Any, kept: Array) -> bool:
-        return hasattr(moment, "shape") and kept.ndim > 0 and moment.shape == kept.shape
 
     return optax.tree_utils.tree_map_params(inner, clear, state, masked_map(stays, params, old, new))
 
